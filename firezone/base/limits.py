@@ -1,0 +1,30 @@
+"""Every bound of the data path with its reason. A bound without a place here is a mistake."""
+
+from __future__ import annotations
+
+MAX_PACKET_SIZE = 1280
+"""Largest IP packet in the tunnel: the TUN MTU, IPv6's minimum link MTU (RFC 8200 section 5)."""
+
+WIREGUARD_OVERHEAD = 32
+"""Type 4, receiver index 4, counter 8, tag 16."""
+
+CHANNEL_OVERHEAD = 4
+"""TURN channel-data header (RFC 8656 section 12.4)."""
+
+MAX_DATAGRAM_SIZE = MAX_PACKET_SIZE + WIREGUARD_OVERHEAD + CHANNEL_OVERHEAD
+"""Largest UDP payload ever sent or accepted: 1316."""
+
+MAX_SEGMENTS = 64
+"""Datagrams in one GSO send: the kernel's UDP_MAX_SEGMENTS of its first generation."""
+
+MAX_SEGMENTS_PER_READ = 256
+"""Segments of one TUN super-packet; more is refused as malformed."""
+
+BATCH_ROWS = 2048
+"""Rows of one batch: eight full super-packets of the smallest segments we accept."""
+
+READS_PER_TICK = 8
+"""Super-packets or GRO trains taken from one source per tick; more adds latency for the others, fewer adds interpreter time."""
+
+RING_SLOTS = 64
+"""Slots of an input ring, 4 MiB of slab: eight full ticks."""

@@ -1,0 +1,1 @@
+"""From ring to ring: the stages of each direction in their order."""

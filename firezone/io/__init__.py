@@ -1,0 +1,1 @@
+"""Every system call: TUN, UDP, netlink, WebSocket, signals, clock."""

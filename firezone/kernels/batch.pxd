@@ -1,0 +1,17 @@
+from firezone.kernels.types cimport fz_batch, fz_run
+
+
+cdef class PacketBatch:
+    cdef fz_batch _c
+    cdef readonly object slab     # numpy uint8, 1-D; what _c.slab points into
+    cdef readonly object slot, offset, length, stride, socket, local, remote, ecn
+    cdef readonly object peer, session, channel, verdict, reason
+    cdef readonly object prefix, prefix_len, skip
+    cdef readonly object ip_version, protocol, transport, flags, source_port, destination_port, next
+
+
+cdef class RunList:
+    cdef fz_run *_c
+    cdef readonly object runs     # numpy RUN (capacity,)
+    cdef public Py_ssize_t n
+    cdef readonly Py_ssize_t capacity

@@ -1,0 +1,1 @@
+"""The fair tick and the loops that drive it."""

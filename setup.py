@@ -1,0 +1,96 @@
+"""Compiled modules of firezone, derived from one table; everything else is in pyproject.toml.
+
+Environment: FZ_CHECKED=1 turns Cython's bounds, overflow and initialisation checks on and makes warnings errors;
+FZ_SANITIZE=address,undefined builds with those sanitizers; FZ_ANNOTATE=1 writes Cython's annotated HTML to build/;
+FZ_NATIVE=1 compiles for the machine it is built on (never for a wheel that travels).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CHECKED = os.environ.get("FZ_CHECKED") == "1"
+SANITIZE = os.environ.get("FZ_SANITIZE", "")
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+CFLAGS = [
+    "-std=gnu11", "-O3", "-g1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-fvisibility=hidden",
+    "-Wall", "-Wextra", "-Wno-unused-parameter",
+]  # fmt: skip
+if os.environ.get("FZ_NATIVE") == "1":
+    CFLAGS.append("-march=native")
+if CHECKED:
+    CFLAGS += ["-Werror", "-Wno-error=unused-function", "-Wno-error=unused-variable"]
+if SANITIZE:
+    CFLAGS += [f"-fsanitize={SANITIZE}", "-O1"]
+
+# (module, C sources in csrc/). Sources whose names end in an instruction set get that set's flags and no others do.
+MODULES: list[tuple[str, tuple[str, ...]]] = [
+    ("firezone.kernels.ring", ()),
+    ("firezone.kernels.batch", ()),
+]
+ISA_FLAGS = {
+    "_avx2.c": ["-mavx2"],
+    "_avx512.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512ifma"],
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": CHECKED,
+    "wraparound": False,
+    "initializedcheck": CHECKED,
+    "overflowcheck": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "binding": True,
+}
+
+
+class BuildExt(build_ext):
+    """Compiles each C source with the flags of its own instruction set only, so that a wheel runs on the oldest CPU."""
+
+    def build_extension(self, ext: Extension) -> None:
+        isa = [source for source in ext.sources if any(source.endswith(ending) for ending in ISA_FLAGS)]
+        ext.sources = [source for source in ext.sources if source not in isa]
+        objects = []
+        for source in isa if X86 else []:
+            flags = next(flags for ending, flags in ISA_FLAGS.items() if source.endswith(ending))
+            objects += self.compiler.compile(
+                [source],
+                # One object directory per module: modules are built side by side.
+                output_dir=str(Path(self.build_temp) / ext.name),
+                include_dirs=ext.include_dirs,
+                extra_postargs=CFLAGS + flags,
+                depends=ext.depends,
+            )
+        ext.extra_objects = [*ext.extra_objects, *objects]
+        super().build_extension(ext)
+
+
+def extension(module: str, sources: tuple[str, ...]) -> Extension:
+    return Extension(
+        module,
+        sources=[module.replace(".", "/") + ".pyx", *(f"csrc/{source}" for source in sources)],
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        depends=[str(path) for path in sorted(Path("csrc").glob("*.h"))],
+        extra_compile_args=CFLAGS,
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+    )
+
+
+setup(
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=cythonize(
+        [extension(*row) for row in MODULES],
+        build_dir="build/cython",
+        compiler_directives=DIRECTIVES,
+        annotate=os.environ.get("FZ_ANNOTATE") == "1",
+    ),
+)
