@@ -109,14 +109,14 @@ cdef class PacketRing:
         fz_ring_commit(self._c, 1)
         return True
 
-    def push_datagram_runs(self, PacketBatch batch, RunList runs, Py_ssize_t first=0) -> int:
+    def push_datagram_runs(self, PacketBatch batch, RunList runs, Py_ssize_t first=0, Py_ssize_t count=-1) -> int:
         """Copies runs of datagrams into the ring as a peer's socket would receive them: one slot per run, addresses swapped.
 
-        Returns: how many runs were taken from `first` on; fewer than given when the ring is full.
+        Returns: how many of `count` runs (-1: all) were taken from `first` on; fewer than given when the ring is full.
         """
-        cdef Py_ssize_t i, taken = 0
+        cdef Py_ssize_t i, taken = 0, end = runs.n if count < 0 else min(runs.n, first + count)
         with nogil:
-            for i in range(first, runs.n):
+            for i in range(first, end):
                 if fz_ring_free(self._c) == 0:
                     break
                 _copy_run(self._c, &batch._c, &runs._c[i], False)

@@ -1,0 +1,165 @@
+"""The fair tick over rings in memory: the same class in programs, simulation and tests.
+
+One tick, in this order: due timers ▸ what the machine wants ▸ *all* ready sources, each capped ▸ what the machine wants now ▸
+the next deadline. Nobody is preferred: a source with a full batch comes round again in the next tick, after all the others.
+The clock is read once. An error costs its row, never the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firezone.base.errors import FirezoneError
+from firezone.base.limits import READS_PER_TICK
+from firezone.datapath.downlink import Downlink
+from firezone.datapath.punt import deliver_punted
+from firezone.datapath.uplink import Uplink
+from firezone.loop.errors import TickErrors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from firezone.base.timing import Instant
+    from firezone.datapath.tables import Tables
+    from firezone.loop.inputs import Clock, DatagramSink, PacketSink, Source
+    from firezone.proto.machine import Machine
+
+OUTPUTS_PER_TICK = 1024
+"""Datagrams, packets and updates taken from the machine at a time; the rest follows in the next tick."""
+
+
+class Engine:
+    """One tunnel: TUN and outer sockets on its sides, compiled tables and a machine in the middle."""
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        tables: Tables,
+        clock: Clock,
+        tun_source: Source,
+        tun_sink: PacketSink,
+        udp_sources: Sequence[Source],
+        udp_sink: DatagramSink,
+    ) -> None:
+        self.machine = machine
+        self.tables = tables
+        self.clock = clock
+        self.tun_source = tun_source
+        self.tun_sink = tun_sink
+        self.udp_sources = udp_sources
+        self.udp_sink = udp_sink
+        self.errors = TickErrors()
+        self.reasons = np.zeros(256, np.uint32)
+        """Rows dropped or punted since the start, by `types.Reason`."""
+        self.ticks = 0
+        self.deadline: Instant | None = None
+        """When the engine must tick again even if no source is ready."""
+        self.deadline_reason = ""
+        self._uplink = Uplink(tables)
+        self._downlink = Downlink(tables)
+
+    def tick(self) -> bool:
+        """Runs one tick. True: a source or the machine may have more, tick again; False: sleep until input or `deadline`."""
+        now = self.clock.now()
+        self.ticks += 1
+        if self.deadline is not None and now >= self.deadline:
+            self._call_timeout(now)
+        self._take_outputs(now)
+        # Every source is asked before any is worked off, so that none waits for the work of another.
+        for source in self.udp_sources:
+            source.fill(READS_PER_TICK)
+        # While datagrams or packets wait for the kernel, taking more from TUN would only make the queue longer.
+        tun_open = not self.udp_sink.waiting(now)
+        if tun_open:
+            self.tun_source.fill(READS_PER_TICK)
+        more = self._tun_batch(now) if tun_open else False
+        for source in self.udp_sources:
+            more = self._udp_batch(source, now) or more
+        self.tun_sink.waiting(now)
+        self._report_activity(now)
+        more = self._take_outputs(now) or more
+        self._collect_errors()
+        self._rearm()
+        return more
+
+    def sleeps(self) -> bool:
+        """Called after a tick that had no more to do. False: something arrived meanwhile, tick again."""
+        sources = (self.tun_source, *self.udp_sources)
+        return all(source.sleeps() for source in sources)
+
+    def touch(self) -> None:
+        """Takes what the machine wants after somebody outside the tick has called it (portal, signals, netlink)."""
+        self._take_outputs(self.clock.now())
+        self._collect_errors()
+        self._rearm()
+
+    def _tun_batch(self, now: Instant) -> bool:
+        ring = self.tun_source.ring
+        entries = min(ring.ready(), READS_PER_TICK)
+        if not entries:
+            return False
+        uplink = self._uplink
+        taken = uplink.run(ring, entries, now)
+        self.tun_source.release(taken)
+        if uplink.runs.n:
+            self.udp_sink.send_runs(uplink.batch, uplink.runs, now)
+        if uplink.batch.count_reasons(self.reasons):
+            deliver_punted(uplink.batch, self.machine, now, self.errors.push, self.reasons)
+        return taken < entries or entries == READS_PER_TICK
+
+    def _udp_batch(self, source: Source, now: Instant) -> bool:
+        ring = source.ring
+        entries = min(ring.ready(), READS_PER_TICK)
+        if not entries:
+            return False
+        downlink = self._downlink
+        taken = downlink.run(ring, entries, now, coalesce=self.tun_sink.coalesce)
+        if downlink.runs.n:
+            self.tun_sink.write_runs(downlink.batch, downlink.runs, now)
+        if downlink.batch.count_reasons(self.reasons):
+            deliver_punted(downlink.batch, self.machine, now, self.errors.push, self.reasons)
+        source.release(taken)
+        return taken < entries or entries == READS_PER_TICK
+
+    def _report_activity(self, now: Instant) -> None:
+        records = self.tables.sessions.take_activity()
+        if len(records):
+            self._guarded(self.machine.handle_activity, records, now)
+
+    def _call_timeout(self, now: Instant) -> None:
+        self.deadline = None
+        self._guarded(self.machine.handle_timeout, now, self.clock.utc())
+
+    def _guarded(self, call: object, *args: object) -> None:
+        try:
+            call(*args)  # type: ignore[operator]
+        except FirezoneError as error:
+            self.errors.push(error)
+
+    def _take_outputs(self, now: Instant) -> bool:
+        """Takes what the machine wants, tables first so that what follows meets them. True: there may be more."""
+        machine = self.machine
+        for _ in range(OUTPUTS_PER_TICK):
+            if (update := machine.poll_update()) is None:
+                break
+            self.tables.apply(update)
+        taken = 0
+        while taken < OUTPUTS_PER_TICK and (packet := machine.poll_packet()) is not None:
+            self.tun_sink.write(packet, now)
+            taken += 1
+        while taken < OUTPUTS_PER_TICK and (transmit := machine.poll_transmit()) is not None:
+            self.udp_sink.send(transmit, now)
+            taken += 1
+        return taken == OUTPUTS_PER_TICK
+
+    def _collect_errors(self) -> None:
+        for end in (self.tun_source, *self.udp_sources, self.tun_sink, self.udp_sink):
+            for error in end.take_errors():
+                self.errors.push(error)
+
+    def _rearm(self) -> None:
+        due = self.machine.poll_timeout()
+        self.deadline, self.deadline_reason = due if due is not None else (None, "")
