@@ -59,3 +59,19 @@ class PortalError(FirezoneError):
         super().__init__(message)
         self.reason = reason
         self.is_authentication_error = is_authentication_error
+
+
+class TunnelFatalError(FirezoneError):
+    """The tunnel cannot work any more; the program ends with this error."""
+
+
+class ReaderStopped(TunnelFatalError):
+    """A reader ended although nobody asked it to: its source will never be read again."""
+
+
+class TunClosed(TunnelFatalError):
+    """The TUN device is gone."""
+
+
+class RoutingLoopError(TunnelFatalError):
+    """An outer socket could not be kept out of the tunnel (SO_MARK refused)."""

@@ -58,6 +58,8 @@ class Engine:
         self.deadline: Instant | None = None
         """When the engine must tick again even if no source is ready."""
         self.deadline_reason = ""
+        self.tun_held = False
+        """Datagrams wait for a socket, so TUN is not read until they are gone."""
         self._uplink = Uplink(tables)
         self._downlink = Downlink(tables)
 
@@ -71,11 +73,12 @@ class Engine:
         # Every source is asked before any is worked off, so that none waits for the work of another.
         for source in self.udp_sources:
             source.fill(READS_PER_TICK)
-        # While datagrams or packets wait for the kernel, taking more from TUN would only make the queue longer.
-        tun_open = not self.udp_sink.waiting(now)
-        if tun_open:
+        # While datagrams wait for the kernel, taking more from TUN would only make the queue longer.
+        self.tun_held = self.udp_sink.waiting(now)
+        more = False
+        if not self.tun_held:
             self.tun_source.fill(READS_PER_TICK)
-        more = self._tun_batch(now) if tun_open else False
+            more = self._tun_batch(now)
         for source in self.udp_sources:
             more = self._udp_batch(source, now) or more
         self.tun_sink.waiting(now)

@@ -10,7 +10,7 @@ import enum
 import errno
 import logging
 
-from firezone.base.errors import FirezoneError, WireError
+from firezone.base.errors import FirezoneError, TunnelFatalError
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +20,6 @@ class TunnelError(ExceptionGroup[Exception]):
 
     def derive(self, excs: object) -> TunnelError:
         return TunnelError(self.message, excs)  # type: ignore[arg-type]
-
-
-class ReaderStopped(FirezoneError):
-    """A reader thread ended although nobody asked it to: its source will never be read again."""
-
-
-class TunClosed(FirezoneError):
-    """The TUN device is gone."""
-
-
-class RoutingLoopError(FirezoneError):
-    """An outer socket could not be kept out of the tunnel (SO_MARK refused)."""
 
 
 class Severity(enum.Enum):
@@ -47,18 +35,17 @@ class Severity(enum.Enum):
     """Not foreseen: ERROR with its traceback, and go on."""
 
 
-_FATAL = (ReaderStopped, TunClosed, RoutingLoopError)
 _DENIED = {errno.EPERM, errno.EACCES}
 
 
 def classify(error: Exception) -> Severity:
     """Decides by the error itself and everything it was raised from."""
     layers = list(_chain(error))
-    if any(isinstance(layer, _FATAL) for layer in layers):
+    if any(isinstance(layer, TunnelFatalError) for layer in layers):
         return Severity.FATAL
     if any(isinstance(layer, OSError) and layer.errno in _DENIED for layer in layers):
         return Severity.ONCE
-    if any(isinstance(layer, FirezoneError | WireError | OSError) for layer in layers):
+    if any(isinstance(layer, FirezoneError | OSError) for layer in layers):
         return Severity.COUNT
     return Severity.BUG
 

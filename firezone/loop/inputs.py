@@ -22,8 +22,11 @@ class Source(Protocol):
     def ring(self) -> PacketRing:
         """The ring its reads arrive in."""
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Returns what becomes readable when there is something to take."""
+
     def fill(self, max_reads: int) -> None:
-        """Reads without blocking, when reading is the tick's job; otherwise does nothing."""
+        """Reads without blocking when reading is the tick's job; with a reader thread, takes note of its wake-up."""
 
     def release(self, entries: int) -> None:
         """Gives the oldest slots back and wakes a reader that waits for room."""
@@ -46,6 +49,9 @@ class DatagramSink(Protocol):
 
     def waiting(self, now: Instant) -> bool:
         """Retries what waits and tells whether something still does. Rows that waited too long are dropped here."""
+
+    def blocked_descriptors(self) -> tuple[int, ...]:
+        """Returns the sockets that something waits for: worth another try when they become writable."""
 
     def take_errors(self) -> list[Exception]:
         """Returns what went wrong since the last call."""

@@ -39,6 +39,9 @@ class MemorySource:
     def __init__(self, slots: int = RING_SLOTS) -> None:
         self.ring = PacketRing(slots)
 
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
     def fill(self, max_reads: int) -> None:
         """Does nothing: whoever has something pushes it."""
 
@@ -111,6 +114,9 @@ class MemorySockets:
 
     def waiting(self, now: Instant) -> bool:
         return False
+
+    def blocked_descriptors(self) -> tuple[int, ...]:
+        return ()
 
     def take_errors(self) -> list[Exception]:
         return []
