@@ -1,0 +1,1 @@
+"""WireGuard: Noise IKpsk2 handshakes, their timers, cookies and indices. Pure; sessions live in a SessionStore."""
