@@ -1,0 +1,1 @@
+"""ICE: finding a pair of addresses over which two peers reach each other, and noticing when it is gone."""
