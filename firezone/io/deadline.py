@@ -6,6 +6,7 @@ the machine was asleep.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from typing import TYPE_CHECKING
@@ -51,10 +52,8 @@ class DeadlineTimer:
     def clear(self) -> None:
         """Takes note that it fired; the next `arm` sets it anew even to the same deadline."""
         self._deadline = None
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
         if self.fd >= 0:

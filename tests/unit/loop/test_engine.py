@@ -1,0 +1,204 @@
+"""The fair tick: scenarios E1 to E12 of the event loop's specification, over rings in memory."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+
+from firezone.base.errors import RemoteError
+from firezone.base.limits import READS_PER_TICK
+from firezone.base.net import Transmit
+from firezone.base.timing import SECOND
+from firezone.kernels.types import Reason
+from firezone.proto.updates import RouteRemoved, RouteSet
+from tests.harness.engines import INNER, OUTER, ManualClock, pair
+
+
+def udp(payload: bytes, source: str = INNER[0], destination: str = INNER[1], port: int = 9) -> bytes:
+    return bytes(IP(src=source, dst=destination) / UDP(sport=4000, dport=port) / payload)
+
+
+def test_packet_crosses_two_engines_unchanged() -> None:
+    alice, bob = pair()
+    packets = [udp(b"x" * size) for size in (0, 1, 100, 1252)]
+    for packet in packets:
+        assert alice.tun.send(packet)
+    alice.engine.tick()
+    bob.engine.tick()
+    assert [packet for _, packet in bob.tun.receive()] == packets
+
+
+def test_both_directions_and_a_due_timer_are_served_in_one_tick() -> None:
+    alice, bob = pair()
+    bob.tun.send(udp(b"from bob", *reversed(INNER)))
+    bob.engine.tick()
+    alice.tun.send(udp(b"from alice"))
+    alice.machine.deadline = (alice.clock.time, "test")
+    alice.engine.touch()
+    alice.machine.calls.clear()
+    alice.engine.tick()
+    assert "timeout" in alice.machine.names()
+    assert len(alice.tun.receive()) == 1
+    assert bob.sockets.source.ring.ready() == 1
+
+
+def test_one_failing_packet_costs_only_itself() -> None:
+    alice, bob = pair()
+    lost = udp(b"3", destination="203.0.113.9")
+    alice.machine.updates.append(RouteSet(ipaddress.ip_network("203.0.113.9"), None))
+    alice.engine.touch()
+    alice.machine.failure, alice.machine.fails_on = RemoteError("no"), {lost}
+    for number in range(60):
+        alice.tun.send(lost if number == 2 else udp(bytes([number])))
+    while alice.engine.tick():
+        pass
+    while bob.engine.tick():
+        pass
+    errors = alice.engine.errors.take()
+    assert errors is not None
+    assert len(errors.exceptions) == 1
+    assert len(bob.tun.receive()) == 59
+
+
+def test_a_source_with_a_million_items_starves_nobody() -> None:
+    """Alice's TUN never runs dry, yet each of Bob's packets reaches her TUN one tick after it arrived."""
+    alice, bob = pair()
+    flood = udp(b"flood")
+    sent = 0
+    for number in range(40):
+        while alice.tun.send(flood):
+            sent += 1
+        bob.tun.send(udp(bytes([number]), *reversed(INNER)))
+        bob.engine.tick()
+        bob.tun.receive()
+        assert alice.engine.tick(), "a full batch must ask for another tick"
+        assert len(alice.tun.receive()) == 1, f"packet {number} had to wait"
+    assert sent >= 40 * READS_PER_TICK
+
+
+def test_tick_takes_a_bounded_batch_and_asks_to_come_back() -> None:
+    alice, _ = pair()
+    for _ in range(READS_PER_TICK + 3):
+        alice.tun.send(udp(b"x"))
+    assert alice.engine.tick()
+    assert alice.tun.source.ring.ready() == 3
+    assert not alice.engine.tick()
+    assert alice.tun.source.ring.ready() == 0
+
+
+def test_clock_is_read_once_per_tick() -> None:
+    alice, _ = pair()
+    alice.tun.send(udp(b"x"))
+    before = alice.clock.readings
+    alice.engine.tick()
+    assert alice.clock.readings == before + 1
+
+
+def test_deadline_in_the_past_fires_once_and_is_gone() -> None:
+    alice, _ = pair()
+    alice.machine.deadline = (alice.clock.time - SECOND, "late")
+    alice.engine.touch()
+    alice.engine.tick()
+    timeouts = [call for call in alice.machine.calls if call[0] == "timeout"]
+    assert [call[1] for call in timeouts] == [alice.clock.time]
+    alice.engine.tick()
+    assert alice.machine.names().count("timeout") == 1
+    assert alice.engine.deadline is None
+
+
+def test_command_that_creates_an_earlier_deadline_rearms_without_input() -> None:
+    alice, _ = pair()
+    alice.machine.deadline = (alice.clock.time + 60 * SECOND, "far")
+    alice.engine.tick()
+    alice.machine.deadline = (alice.clock.time + SECOND, "near")
+    alice.engine.touch()
+    assert (alice.engine.deadline, alice.engine.deadline_reason) == (alice.clock.time + SECOND, "near")
+
+
+def test_timers_keep_moving_under_load() -> None:
+    clock = ManualClock()
+    alice, _ = pair(clock)
+    fired = 0
+    alice.machine.deadline = (clock.time + 1_000_000, "next")
+    for _ in range(100):
+        while alice.tun.send(udp(b"x")):
+            pass
+        alice.engine.tick()
+        clock.time += 1_000_000
+        if alice.machine.deadline is None:
+            fired += 1
+            alice.machine.deadline = (clock.time, "next")
+    assert fired >= 98
+
+
+def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:
+    alice, bob = pair()
+    alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], b"\x00" * 20))
+    alice.machine.packets.append(udp(b"for tun", *reversed(INNER)))
+    alice.engine.tick()
+    assert len(alice.tun.receive()) == 1
+    assert bob.sockets.source.ring.ready() == 1
+
+
+def test_table_update_meets_the_next_packet() -> None:
+    alice, _ = pair()
+    network = ipaddress.ip_network(INNER[1])
+    alice.machine.updates.append(RouteRemoved(network))
+    alice.engine.touch()
+    alice.tun.send(udp(b"x"))
+    alice.engine.tick()
+    assert alice.engine.reasons[Reason.NO_ROUTE] == 1
+
+
+def test_garbage_datagrams_are_counted_and_reach_nobody() -> None:
+    alice, bob = pair()
+    for payload in (b"", b"\x07garbage", b"\x04\x00\x00\x00" + bytes(40), b"\xff" * 1400):
+        alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], payload))
+    alice.engine.tick()
+    bob.engine.tick()
+    assert bob.tun.receive() == []
+    assert bob.machine.calls == []
+    reasons = {reason: int(bob.engine.reasons[reason]) for reason in Reason if bob.engine.reasons[reason]}
+    assert reasons == {Reason.EMPTY: 1, Reason.UNKNOWN_DATAGRAM: 1, Reason.UNKNOWN_SESSION: 1, Reason.OVERSIZED: 1}
+
+
+def test_peer_cannot_speak_for_another_address() -> None:
+    alice, bob = pair()
+    alice.machine.updates.clear()
+    alice.tables.filters.remove_peer(0)
+    alice.tables.filters.set_peer(0, [ipaddress.ip_network(INNER[1])], None, None)
+    alice.tun.send(udp(b"spoofed", source="10.8.0.77"))
+    alice.engine.tick()
+    bob.engine.tick()
+    assert bob.tun.receive() == []
+    assert [(call[0], call[3]) for call in bob.machine.calls if call[0] == "refused"] == [("refused", Reason.REFUSED_SOURCE)]
+
+
+def test_activity_names_the_session_and_its_bytes() -> None:
+    alice, bob = pair()
+    alice.tun.send(udp(b"x" * 72))
+    alice.engine.tick()
+    bob.engine.tick()
+    sent = next(call[1] for call in alice.machine.calls if call[0] == "activity")
+    received = next(call[1] for call in bob.machine.calls if call[0] == "activity")
+    assert (sent["sent"].tolist(), sent["received"].tolist()) == ([1], [0])
+    assert (received["received"].tolist(), received["received_bytes"].tolist()) == ([1], [100])
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        bytes(IP(src=INNER[0], dst=INNER[1]) / ICMP() / b"ping"),
+        bytes(IP(src=INNER[0], dst=INNER[1]) / TCP(sport=1, dport=2, flags="S", options=[("MSS", 1240)])),
+        bytes(IP(src=INNER[0], dst=INNER[1], proto=132) / b"sctp-like"),
+    ],
+    ids=["icmp", "tcp-syn", "unknown-protocol"],
+)
+def test_other_protocols_cross_byte_for_byte(packet: bytes) -> None:
+    alice, bob = pair()
+    alice.tun.send(packet)
+    alice.engine.tick()
+    bob.engine.tick()
+    assert [received for _, received in bob.tun.receive()] == [packet]
