@@ -1,0 +1,26 @@
+"""What a relay and the portal tell each other (topic `relay`): a secret when joining, and an empty `init`.
+
+Source: portal protocol section 8.
+"""
+
+from __future__ import annotations
+
+from firezone.base.secret import SecretText
+from firezone.wire.portal.shared import Message, Vocabulary
+
+TOPIC = "relay"
+
+
+class Join(Message, frozen=True):
+    """The payload of the relay's join; made once per start of the relay."""
+
+    stamp_secret: SecretText
+    """Lower-case hex of 32 random bytes; the portal derives TURN credentials from it."""
+
+
+class Init(Message, frozen=True):
+    """The join is complete. An object whose members mean nothing."""
+
+
+FROM_PORTAL = Vocabulary(names={Init: "init"}, accepted={"init": Init})
+TO_PORTAL = Vocabulary(names={Join: "phx_join"}, accepted={"phx_join": Join})
