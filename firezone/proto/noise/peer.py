@@ -161,10 +161,10 @@ class Peer:
         stamp, authentic = received.open_timestamp(self._remote)
         if stamp <= self._last_stamp_received:
             raise RemoteError("An initiation's timestamp is not newer than the last one accepted: it is replayed.")
-        self._last_stamp_received = stamp
-        self._yield_to_peer(now)
         index = self._next_index()
         response, keys = authentic.answer(self._remote, index, self._rng)
+        self._last_stamp_received = stamp
+        self._yield_to_peer(now)
         session = self._keyring.add(keys, index, received.message.sender, is_initiator=False, now=now)
         self._traffic.on_received()
         self._send_handshake(response, now)
@@ -346,7 +346,7 @@ class Peer:
     # attempts and timers
 
     def _want_session(self, now: Instant, utc: UnixTime) -> None:
-        """Asks for a session on behalf of a packet: no jitter, but a session about to be confirmed is waited for."""
+        """Asks for a session, unless that is under way; one that the peer is about to confirm is waited for."""
         if self._attempt is not None:
             return
         waiting_since = self._keyring.unconfirmed_since()
@@ -384,7 +384,7 @@ class Peer:
         if self._rekey_at is None and any(deadline is not None and now >= deadline[0] for deadline in self._rekey_causes()):
             self._rekey_at = now + self._jitter()
         if self._rekey_at is not None and now >= self._rekey_at:
-            self._start_attempt(now, utc)
+            self._want_session(now, utc)
 
     def _rekey_causes(self) -> tuple[tuple[Instant, str] | None, ...]:
         current = self._keyring.current

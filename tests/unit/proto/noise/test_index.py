@@ -38,20 +38,21 @@ def test_numbers_do_not_repeat() -> None:
     assert all(0 <= number < 2**24 for number in numbers)
 
 
-def test_register_has_the_full_period_and_then_refuses() -> None:
-    allocator = IndexAllocator(SeededRng(4))
-    register, steps = allocator._seed, 0
-    while True:
-        register = (register >> 1) ^ (0xD80000 if register & 1 else 0)
-        steps += 1
-        if register == allocator._seed:
-            break
-    assert steps == 2**24 - 1
-    allocator._register = allocator._seed << 1 & 0xFFFFFF  # the state one step before the start, when its low bit is clear
-    if allocator._seed & 0x800000 == 0:
+def test_a_node_refuses_when_its_numbers_are_used_up() -> None:
+    allocator = IndexAllocator(ScriptedRng("000002", "000001"))
+    allocator._register = 0x000004  # one step before the seed
+    allocator.next()
+    with pytest.raises(LocalError, match="used up"):
         allocator.next()
-        with pytest.raises(LocalError, match="used up"):
-            allocator.next()
+
+
+def test_register_has_the_full_period() -> None:
+    # The period of a linear register divides 2^24 - 1 = 3^2 * 5 * 7 * 13 * 17 * 241 when its step to that power changes nothing;
+    # it is no smaller when no step to (2^24 - 1) / p is.
+    period = 2**24 - 1
+    assert power_of_step(period) == IDENTITY
+    for prime in (3, 5, 7, 13, 17, 241):
+        assert power_of_step(period // prime) != IDENTITY
 
 
 def test_sequence_counts_before_use_and_wraps() -> None:
@@ -62,3 +63,30 @@ def test_sequence_counts_before_use_and_wraps() -> None:
     assert indices[255] == 0x12345600
     assert sequence.next() == 0x12345601
     assert {connection_of(index) for index in indices} == {0x123456}
+
+
+IDENTITY = [1 << bit for bit in range(24)]
+"""A linear map on 24 bits by its images of the single bits."""
+
+
+def power_of_step(exponent: int) -> list[int]:
+    """Returns the map of so many steps of the register."""
+    square = [(1 << bit >> 1) ^ (0xD80000 if bit == 0 else 0) for bit in range(24)]
+    result = IDENTITY
+    while exponent:
+        if exponent & 1:
+            result = compose(square, result)
+        square = compose(square, square)
+        exponent >>= 1
+    return result
+
+
+def compose(outer: list[int], inner: list[int]) -> list[int]:
+    """Returns the map that applies `inner` and then `outer`."""
+    images = []
+    for image in inner:
+        total = 0
+        for bit in range(24):
+            total ^= outer[bit] if image >> bit & 1 else 0
+        images.append(total)
+    return images
