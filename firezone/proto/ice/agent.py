@@ -107,22 +107,22 @@ class IceAgent:
         return entry.candidate
 
     def add_remote(self, candidate: Candidate, now: Instant) -> bool:
-        """Adds a candidate of the peer. Returns whether it is new (or again) of use."""
+        """Adds a candidate of the peer. Returns whether it is of use: repeating one gives pairs that died another chance."""
         if candidate.component != 1 or candidate.transport != "udp" or not is_usable(candidate.endpoint):
             return False
         if candidate.ufrag is not None and candidate.ufrag != self.remote_credentials.ufrag:
             return False
         entry = self._remote.find(candidate)
-        if entry is not None and not entry.is_discarded:
-            return False
-        if entry is not None:
+        is_news = entry is None or entry.is_discarded
+        if entry is not None and is_news:
             entry.candidate, entry.is_discarded = candidate, False
-        elif not self._replace_reflexive(candidate) and self._remote.add(candidate) is None:
+        elif entry is None and not self._replace_reflexive(candidate) and not self._remote.add(candidate, self._is_remote_used):
             return False
+        before = len(self._pairs)
         for local in self._local.live():
             self._form(local, candidate, now)
         self._evaluate(now)
-        return True
+        return is_news or len(self._pairs) > before
 
     def remote_candidates(self) -> list[Candidate]:
         """Returns the live candidates of the peer, peer-reflexive ones too."""
@@ -253,7 +253,7 @@ class IceAgent:
         elif entry is not None and candidate.priority < entry.candidate.priority:
             return None
         else:
-            if self._local.add(candidate) is None:
+            if not self._local.add(candidate, self._is_local_used):
                 return None
             if entry is not None:
                 self._discard_local(entry.candidate)
@@ -299,6 +299,12 @@ class IceAgent:
             worst = next(pair for pair in reversed(self._pairs) if pair is not self._selected)
             self._remove(worst)
         return pair if pair in self._pairs else None
+
+    def _is_local_used(self, candidate: Candidate) -> bool:
+        return any(pair.local.base == candidate.base for pair in self._pairs)
+
+    def _is_remote_used(self, candidate: Candidate) -> bool:
+        return any(pair.remote.endpoint == candidate.endpoint for pair in self._pairs)
 
     def _find(self, base: Endpoint, remote: Endpoint) -> Pair | None:
         return next((pair for pair in self._pairs if pair.key == (base, remote)), None)
@@ -377,8 +383,7 @@ class IceAgent:
         if entries:
             return self._remote.live_at(endpoint)
         made_up = Candidate(CandidateKind.PEER_REFLEXIVE, endpoint, request.priority, endpoint)
-        entry = self._remote.add(made_up)
-        if entry is None:
+        if not self._remote.add(made_up, self._is_remote_used):
             return None
         for local in self._local.live():
             self._form(local, made_up, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from firezone.base.net import Endpoint
@@ -30,10 +30,6 @@ class CandidateSet:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._entries) >= MAX_CANDIDATES
-
     def live(self) -> list[Candidate]:
         """Returns the candidates that are not discarded, in the order they came."""
         return [entry.candidate for entry in self._entries if not entry.is_discarded]
@@ -42,13 +38,18 @@ class CandidateSet:
         """Tells whether there never was a candidate; a discarded one counts, it says that signalling works."""
         return not self._entries
 
-    def add(self, candidate: Candidate) -> Entry | None:
-        """Appends a candidate. Returns None if the set is full."""
-        if self.is_full:
-            return None
-        entry = Entry(candidate)
-        self._entries.append(entry)
-        return entry
+    def add(self, candidate: Candidate, is_used: Callable[[Candidate], bool]) -> bool:
+        """Appends a candidate; a full set gives up its oldest one that is not used. Returns whether there was room.
+
+        A NAT that changes its port now and then would fill any set with peer-reflexive addresses in the course of weeks.
+        """
+        if len(self._entries) >= MAX_CANDIDATES:
+            unused = next((entry for entry in self._entries if not is_used(entry.candidate)), None)
+            if unused is None:
+                return False
+            self._entries.remove(unused)
+        self._entries.append(Entry(candidate))
+        return True
 
     def find(self, candidate: Candidate) -> Entry | None:
         """Returns the entry an invalidation or repetition of `candidate` means: equal in all but priority and ufrag."""

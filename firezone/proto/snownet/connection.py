@@ -182,9 +182,11 @@ class Connection:
             self._wake(now)
         return packet
 
-    def handle_activity(self, session: SessionSlot, counts: tuple[int, int, int], now: Instant) -> bool:
-        """Takes what the compiled path did: messages sent, received, keepalives. Returns whether `settle` must follow."""
-        sent, received, keepalives = counts
+    def handle_activity(self, session: SessionSlot, sent: int, received: int, keepalives: int, *, now: Instant) -> bool:
+        """Takes what the compiled path did. Returns whether `settle` must follow.
+
+        Otherwise no deadline moved forward by more than the distance of two checks, so none is announced anew.
+        """
         was_idle = self.state is ConnectionState.IDLE
         self.peer.on_activity(session, sent, received, keepalives, now)
         if sent or received:

@@ -51,7 +51,7 @@ class ConnectionFailed:
     """The connection is gone: no path was found or the one it had is dead."""
 
     cid: ConnectionId
-    reason: str
+    reason: str = ""
     """For people: what was waited for."""
 
 

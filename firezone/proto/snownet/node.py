@@ -237,12 +237,10 @@ class Node:
 
     def handle_activity(self, records: NDArray[Any], now: Instant) -> None:
         """Takes `SessionTable.take_activity()`: what the compiled path sent and received since the last call."""
-        for record in records:
-            connection = self._connections.by_row(PeerRow(int(record["peer"])))
-            if connection is None:
-                continue
-            counts = int(record["sent"]), int(record["received"]), int(record["keepalives"])
-            if connection.handle_activity(SessionSlot(int(record["session"])), counts, now):
+        columns = (records[name].tolist() for name in ("peer", "session", "sent", "received", "keepalives"))
+        for row, session, *counts in zip(*columns, strict=True):
+            connection = self._connections.by_row(PeerRow(row))
+            if connection is not None and connection.handle_activity(SessionSlot(session), *counts, now=now):
                 self._settle(connection, now)
 
     # time and outputs
