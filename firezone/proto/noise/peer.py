@@ -475,7 +475,8 @@ class Peer:
     def _confirm(self, session: LiveSession, now: Instant) -> None:
         """Starts sending on a session that we answered, now that the peer has shown to have its keys."""
         self._keyring.confirm(session)
-        if self._attempt is not None and session.established_at >= self._attempt.started_at:
+        attempt = self._attempt
+        if attempt is not None and (not attempt.is_in_flight or session.established_at >= attempt.started_at):
             self._end_attempt()
         if (sendable := self._keyring.sendable(now)) is not None:
             self._flush_queue(sendable, now)

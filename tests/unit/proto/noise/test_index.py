@@ -47,8 +47,8 @@ def test_a_node_refuses_when_its_numbers_are_used_up() -> None:
 
 
 def test_register_has_the_full_period() -> None:
-    # The period of a linear register divides 2^24 - 1 = 3^2 * 5 * 7 * 13 * 17 * 241 when its step to that power changes nothing;
-    # it is no smaller when no step to (2^24 - 1) / p is.
+    # The period divides 2^24 - 1 = 3^2 * 5 * 7 * 13 * 17 * 241 when so many steps change nothing, and is no smaller when for
+    # none of its prime factors p do (2^24 - 1) / p steps.
     period = 2**24 - 1
     assert power_of_step(period) == IDENTITY
     for prime in (3, 5, 7, 13, 17, 241):
