@@ -1,7 +1,7 @@
 """The life of a device's channel at the portal: connect, join, heartbeat, lose it, try again. Pure: frames and time in and out.
 
-Whoever owns the WebSocket (`firezone.io.websocket`) obeys `poll_event`: `Connect` opens one, `Drop` forgets or closes it. It
-reports what happens with the attempt number of its `Connect`, so that news of an older socket is recognised and ignored.
+Whoever owns the WebSocket (`firezone.loop.portal_connection`) obeys `poll_event`: `Connect` opens one, `Drop` forgets or closes
+it. It reports what happens with the attempt number of its `Connect`, so that news of an older socket is recognised and ignored.
 
 Source: portal protocol sections 3, 4 and 11.3.
 """

@@ -79,19 +79,23 @@ class LoginUrl:
     @property
     def origin(self) -> str:
         """The URL without parameters: safe to print."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.path}"
+        return f"{self.scheme}://{self._host_text}:{self.port}{self.path}"
 
     @property
     def is_tls(self) -> bool:
         return self.scheme == "wss"
 
-    def to_url(self, public_key: PublicKey | None = None) -> str:
-        """Returns the whole URL, secrets included; the public key comes last."""
+    @property
+    def _host_text(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def to_url(self, public_key: PublicKey | None = None, *, with_port: bool = True) -> str:
+        """Returns the whole URL, secrets included; the public key comes last. Without the port it gives the Host header."""
         pairs = [(key, value.reveal()) for key, value in self.parameters]
         if public_key is not None:
             pairs.append(("public_key", public_key.to_text()))
-        return self.origin + "?" + "&".join(f"{key}={_form_encode(value)}" for key, value in pairs)
+        origin = self.origin if with_port else f"{self.scheme}://{self._host_text}{self.path}"
+        return origin + "?" + "&".join(f"{key}={_form_encode(value)}" for key, value in pairs)
 
     def __repr__(self) -> str:
         return f"LoginUrl({self.origin!r})"
