@@ -17,8 +17,8 @@ from tests.harness.noise import DATA, INITIATION, Side, Sim, ipv4_packet, kind_o
 from tests.harness.sessions import SlowSessionStore
 from tests.harness.stores import STORES, Keys, keys_in_use
 
-MAX_LOST_IN_A_ROW = 3
-"""Of messages of one kind from one side; more would be an attempt of 15 s that is rightly given up."""
+MAX_LOST_IN_A_ROW = 2
+"""Of messages of one kind from one side: at worst the ninth initiation is answered, after 48 of the 90 s of an attempt."""
 
 
 @dataclass
@@ -71,14 +71,14 @@ def test_any_bounded_disorder_connects_and_delivers_nothing_twice(
 def assert_connected(sim: Sim) -> None:
     """Both sides have a session, what either sends the other opens, and nobody has given up."""
     assert not any(isinstance(event, Expired) for event in sim.a.events + sim.b.events)
-    assert sim.a.peer.has_session
-    assert sim.b.peer.has_session
     sim.fate = lambda _sender, _datagram, _now: [sim.latency]
     for sender, receiver, mark in ((sim.a, sim.b, b"from a"), (sim.b, sim.a, b"from b")):
         before = len(receiver.packets)
         sim.send(sender, ipv4_packet(mark))
         sim.run(SECOND)
         assert receiver.packets[before:] == [ipv4_packet(mark)]
+    assert sim.a.peer.has_session
+    assert sim.b.peer.has_session
 
 
 @given(drawn=fates, seed=st.integers(1, 99))
@@ -89,8 +89,11 @@ def test_both_sides_agree_on_the_keys_of_every_session_they_send_on(drawn: list[
     history: dict[str, dict[int, Keys]] = {"a": {}, "b": {}}
     sim.initiate(sim.a)
     sim.initiate(sim.b)
-    for _ in range(80):
+    for step in range(160):
         sim.run(500 * MILLISECOND)
+        if step > 120:
+            sim.send(sim.a, ipv4_packet())
+            sim.send(sim.b, ipv4_packet())
         for side in (sim.a, sim.b):
             assert isinstance(side.store, SlowSessionStore)
             for session in side.store.sessions.values():
