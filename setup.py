@@ -35,6 +35,8 @@ if SANITIZE:
 MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.ring", ()),
     ("firezone.kernels.batch", ()),
+    ("firezone.io.udp_batch", ("fz_udp.c",)),
+    ("firezone.io.tun_batch", ("fz_tun.c",)),
 ]
 ISA_FLAGS = {
     "_avx2.c": ["-mavx2"],

@@ -59,9 +59,7 @@ def deliver_punted(
 def _deliver_row(batch: PacketBatch, row: int, reason: int, machine: Machine, now: Instant) -> None:
     data = batch.row_bytes(row)
     if reason in _DATAGRAMS:
-        machine.handle_datagram(
-            endpoint_of(batch.local[row]), endpoint_of(batch.remote[row]), data, int(batch.ecn[row]), now
-        )
+        machine.handle_datagram(endpoint_of(batch.local[row]), endpoint_of(batch.remote[row]), data, int(batch.ecn[row]), now)
     elif reason in _FROM_TUN:
         machine.handle_packet(data, int(batch.ecn[row]), Reason(reason), now)
     elif reason in _REFUSED:

@@ -45,9 +45,7 @@ class Host:
     tables: Tables
     timer: DeadlineTimer
 
-    def start(
-        self, machine: Machine, on_event: Callable[[object], None], on_fatal: Callable[[Exception], None]
-    ) -> None:
+    def start(self, machine: Machine, on_event: Callable[[object], None], on_fatal: Callable[[Exception], None]) -> None:
         """Puts the engine between the ends and begins to tick on the running loop."""
         self._on_fatal = on_fatal
         self._told: set[str] = set()

@@ -1,0 +1,228 @@
+"""The TUN device: packets and super-packets in and out, with the virtio-net header in front of each.
+
+Offloads are probed once at opening: TSO with USO, TSO alone, or none; in every case the header stays, so there is one read and
+one write path. A kernel that later refuses a super-packet gets single packets for the rest of the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from firezone.base.errors import ConfigError, TunClosed
+from firezone.base.limits import RING_SLOTS
+from firezone.base.timing import MILLISECOND
+from firezone.io.tun_batch import TunBatchPort
+from firezone.kernels.ring import PacketRing
+
+if TYPE_CHECKING:
+    from firezone.base.timing import Instant
+    from firezone.kernels.batch import PacketBatch, RunList
+
+log = structlog.get_logger(__name__)
+
+DEVICE_NODE = Path("/dev/net/tun")
+DEFAULT_NAME = "tun-firezone"
+MAX_WAITING_BYTES = 1 << 20
+"""Bytes of packets that may wait for the device. It refuses only for moments; more would only age."""
+MAX_WAITING_TIME = 20 * MILLISECOND
+
+_TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
+_CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
+_OFFLOADS = ((_CSUM | _TSO4 | _TSO6 | _USO4 | _USO6, "tso+uso"), (_CSUM | _TSO4 | _TSO6, "tso"))
+_VNET_SIZE = 10
+
+
+class TunDevice:
+    """One opened TUN device: the tick's source of packets and its sink. Closing it deletes the interface."""
+
+    def __init__(self, fd: int, name: str, offload: str, slots: int = RING_SLOTS) -> None:
+        self.fd = fd
+        self.name = name
+        self.offload = offload
+        """"tso+uso", "tso" or "none"."""
+        self.coalesce = offload != "none"
+        self.ring = PacketRing(slots)
+        self._port = TunBatchPort(fd)
+        self._errors: list[Exception] = []
+        self._waiting: deque[tuple[bytes, Instant]] = deque()
+        self._waiting_bytes = 0
+        self._refused = 0
+        self._dropped_waiting = 0
+
+    @classmethod
+    def open(cls, name: str = DEFAULT_NAME, *, offload: bool = True) -> TunDevice:
+        """Creates the device.
+
+        Raises: ConfigError, saying what to do, when the host does not let us.
+        """
+        fd = _open_node()
+        try:
+            request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)
+            _set_interface(fd, request, name)
+            return cls(fd, name, _probe_offload(fd) if offload else "none")
+        except BaseException:
+            os.close(fd)
+            raise
+
+    # source
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.fd,)
+
+    def fill(self, max_reads: int) -> None:
+        try:
+            self._port.fill(self.ring, max_reads)
+        except OSError as error:
+            # A device that is down answers EIO or EBADFD until it is up again; one that is gone never comes back.
+            if error.errno in (errno.ENODEV, errno.EBADF):
+                raise TunClosed(f"The TUN device {self.name} is gone.") from error
+            self._errors.append(error)
+
+    def release(self, entries: int) -> None:
+        self.ring.release(entries)
+
+    def sleeps(self) -> bool:
+        return self.ring.ready() == 0
+
+    # sink
+
+    def write_runs(self, batch: PacketBatch, runs: RunList, now: Instant) -> None:
+        """Writes every run. A refused super-packet is lost (its sender repeats it) and ends coalescing."""
+        index = 0
+        while index < runs.n:
+            if self._waiting:
+                self._wait(_run_bytes(batch, runs, index), now)
+                index += 1
+                continue
+            index, error = self._port.write_runs(batch, runs, index)
+            if not error:
+                continue
+            if error in (errno.EAGAIN, errno.ENOBUFS):
+                self._wait(_run_bytes(batch, runs, index), now)
+            else:
+                self._refuse(error, int(runs.runs[index]["count"]))
+            index += 1
+
+    def write(self, packet: bytes, now: Instant) -> None:
+        """Writes one packet of a machine."""
+        frame = bytes(_VNET_SIZE) + packet
+        if self._waiting or not self._write_frame(frame):
+            self._wait(frame, now)
+
+    def waiting(self, now: Instant) -> bool:
+        while self._waiting and self._write_frame(self._waiting[0][0]):
+            self._pop()
+        while self._waiting and now - self._waiting[0][1] > MAX_WAITING_TIME:
+            self._drop_oldest()
+        return bool(self._waiting)
+
+    def take_errors(self) -> list[Exception]:
+        errors, self._errors = self._errors, []
+        return errors
+
+    def counters(self) -> dict[str, Any]:
+        return {
+            **self._port.stats(),
+            "offload": self.offload,
+            "coalesce": self.coalesce,
+            "refused": self._refused,
+            "dropped_waiting": self._dropped_waiting,
+        }
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _refuse(self, error: int, count: int) -> None:
+        self._refused += count
+        if error == errno.EINVAL and count > 1 and self.coalesce:
+            self.coalesce = False
+            log.info("the TUN device refuses super-packets, writing single packets from now on", device=self.name)
+        elif error in (errno.ENODEV, errno.EBADF):
+            raise TunClosed(f"The TUN device {self.name} is gone.")
+        else:
+            self._errors.append(OSError(error, f"writing to {self.name} failed: {os.strerror(error)}"))
+
+    def _write_frame(self, frame: bytes) -> bool:
+        try:
+            os.write(self.fd, frame)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return False
+            self._refuse(error.errno or 0, 1)
+        return True
+
+    def _wait(self, frame: bytes, now: Instant) -> None:
+        self._waiting.append((frame, now))
+        self._waiting_bytes += len(frame)
+        while self._waiting_bytes > MAX_WAITING_BYTES:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._dropped_waiting += 1
+        self._pop()
+
+    def _pop(self) -> None:
+        self._waiting_bytes -= len(self._waiting.popleft()[0])
+
+
+def _run_bytes(batch: PacketBatch, runs: RunList, index: int) -> bytes:
+    run = runs.runs[index]
+    parts = [run["vnet"].tobytes()]
+    row = int(run["first"])
+    while row >= 0:
+        parts.append(batch.row_bytes(row))
+        row = int(batch.next[row])
+    return b"".join(parts)
+
+
+def _open_node() -> int:
+    try:
+        if not DEVICE_NODE.exists():
+            DEVICE_NODE.parent.mkdir(mode=0o751, parents=True, exist_ok=True)
+            os.mknod(DEVICE_NODE, stat.S_IFCHR | 0o666, os.makedev(10, 200))
+        return os.open(DEVICE_NODE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(
+            f"{DEVICE_NODE} cannot be opened ({error.strerror}). Load the kernel module 'tun', or in a container pass the "
+            "device with --device /dev/net/tun."
+        ) from error
+
+
+def _set_interface(fd: int, request: bytes, name: str) -> None:
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, request)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EINVAL):
+            raise ConfigError(
+                f"The interface {name} is in use: another client or gateway is already running on this machine. Stop it first."
+            ) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise ConfigError(
+                f"The interface {name} cannot be created: that takes root or the capability CAP_NET_ADMIN."
+            ) from error
+        raise ConfigError(f"The interface {name} cannot be created: {error.strerror}.") from error
+
+
+def _probe_offload(fd: int) -> str:
+    for flags, word in _OFFLOADS:
+        try:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, flags)
+        except OSError as error:
+            log.info("the kernel refuses this TUN offload", offload=word, error=error.strerror)
+        else:
+            return word
+    return "none"

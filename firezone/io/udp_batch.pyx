@@ -1,0 +1,83 @@
+"""Batched UDP system calls over rings and batches (see `csrc/fz_udp.h`); the GIL is released during each."""
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+
+from firezone.kernels.batch cimport PacketBatch, RunList
+from firezone.kernels.ring cimport PacketRing
+from firezone.kernels.types cimport fz_batch, fz_ring, fz_run
+
+
+cdef extern from "fz_udp.h" nogil:
+    ctypedef struct fz_udp_stats:
+        uint64_t receive_calls
+        uint64_t receive_bytes
+        uint64_t received
+        uint64_t send_calls
+        uint64_t send_bytes
+        uint64_t sent
+        uint64_t truncated
+
+    int fz_udp_fill(int fd, uint16_t socket_id, uint16_t port, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats,
+                    int *wake)
+    int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ecn, int32_t *row, int *error,
+                        fz_udp_stats *stats)
+
+
+cdef class UdpBatchPort:
+    """One descriptor's batched reads and writes, with its counters. Does not own the descriptor."""
+
+    cdef fz_udp_stats _stats
+    cdef public int fd
+    cdef public int socket_id
+    cdef public int port
+    cdef public bint gso
+    cdef public bint ecn
+
+    def __cinit__(self, int fd, int socket_id, int port):
+        self.fd, self.socket_id, self.port = fd, socket_id, port
+        self.gso = self.ecn = True
+
+    def fill(self, PacketRing ring, uint32_t max_reads) -> int:
+        """Reads what is there into the ring, at most max_reads entries. Returns entries added.
+
+        Raises: OSError for anything but an empty socket.
+        """
+        cdef int got, wake = 0
+        with nogil:
+            got = fz_udp_fill(self.fd, <uint16_t>self.socket_id, <uint16_t>self.port, ring._c, max_reads, &self._stats,
+                              &wake)
+        if got == -11:
+            return 0
+        if got < 0:
+            raise OSError(-got, "receiving datagrams failed")
+        return got
+
+    def send_rows(self, PacketBatch batch, RunList runs, Py_ssize_t index, int32_t row) -> tuple:
+        """Sends the rows of one run from `row` on. Returns (first row not sent or -1, errno or 0)."""
+        cdef int error = 0
+        if not 0 <= index < runs.n:
+            raise IndexError(f"Run {index} of {runs.n}.")
+        with nogil:
+            fz_udp_send_run(self.fd, &batch._c, &runs._c[index], self.gso, self.ecn, &row, &error, &self._stats)
+        return row, error
+
+    def send_all(self, PacketBatch batch, RunList runs, Py_ssize_t index, int family) -> tuple:
+        """Sends runs from `index` on as long as they belong to `family` and all goes well.
+
+        Returns: (index of the first run not wholly sent, its first row not sent or -1, errno or 0).
+        """
+        cdef int error = 0
+        cdef int32_t row = -1
+        with nogil:
+            while index < runs.n:
+                if batch._c.remote[runs._c[index].first].family != family:
+                    break
+                row = runs._c[index].first
+                fz_udp_send_run(self.fd, &batch._c, &runs._c[index], self.gso, self.ecn, &row, &error, &self._stats)
+                if error:
+                    break
+                index += 1
+        return index, row if error else -1, error
+
+    def stats(self) -> dict:
+        """Returns the counters since the start."""
+        return dict(self._stats)
