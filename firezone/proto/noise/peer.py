@@ -327,7 +327,6 @@ class Peer:
             self._previous = self._latest
         self._latest = _Sent(pending, now)
         self._send_handshake(message, now)
-        self._traffic.on_initiation_sent()
 
     def _send_handshake(self, message: Initiation | Response, now: Instant) -> None:
         datagram = sign(message, self._remote.mac1_key, self._cookie.current(now))
@@ -358,8 +357,6 @@ class Peer:
 
     def _start_attempt(self, now: Instant, utc: UnixTime) -> None:
         self._rekey_at = None
-        if self._fresh_since is None:
-            self._fresh_since = now
         self._attempt = _Attempt(now, self._retry_at(now), is_in_flight=True)
         self._send_initiation(now, utc)
 
@@ -454,11 +451,11 @@ class Peer:
 
     def _open_data(self, datagram: bytes, now: Instant) -> bytes | None:
         try:
-            slot, row, plaintext = self._store.open(datagram, now)
+            slot, _, plaintext = self._store.open(datagram, now)
         except NoSession as error:
             raise RemoteError("A data message is for no session of ours.") from error
         live = self._keyring.find(slot)
-        if row != self.row or live is None:
+        if live is None:
             raise RemoteError("A data message was handed to a peer that it is not for.")
         self._note_received(live, has_data=bool(plaintext), now=now)
         return cut_to_packet(plaintext) if plaintext else None

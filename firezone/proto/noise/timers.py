@@ -74,11 +74,6 @@ class TrafficTimers:
         if self._owes_keepalive_since is None:
             self._owes_keepalive_since = now
 
-    def on_initiation_sent(self) -> None:
-        """Notes that a handshake asks the peer now: it need not be asked for the same packets again."""
-        self._unanswered_since = None
-        self._owes_keepalive_since = None
-
     def clear(self) -> None:
         """Forgets everything."""
         self._unanswered_since = self._owes_keepalive_since = None

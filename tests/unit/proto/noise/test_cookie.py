@@ -90,6 +90,14 @@ def test_window_ends_lazily_after_a_second() -> None:
     assert full.admit(DATAGRAM, source(1), NOW + SECOND) is None
 
 
+def test_source_starts_anew_with_the_next_window() -> None:
+    guarded = limiter()
+    for window in range(3):
+        now = NOW + window * SECOND
+        assert [guarded.admit(DATAGRAM, source(1), now) for _ in range(SOURCE_LIMIT)] == [None] * SOURCE_LIMIT
+        assert guarded.admit(DATAGRAM, source(1), now) is not None
+
+
 def test_one_source_cannot_put_the_others_under_load() -> None:
     guarded = limiter()
     asked = sum(guarded.admit(DATAGRAM, source(1), NOW) is not None for _ in range(1000))

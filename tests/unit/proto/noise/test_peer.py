@@ -229,6 +229,21 @@ def test_data_on_an_older_session_never_switches_back() -> None:
     assert current_slot(sim.b) == new_at_b
 
 
+def test_session_confirmed_late_does_not_replace_a_newer_one() -> None:
+    sim = Sim()
+    sim.fate = lambda _sender, datagram, _now: [] if kind_of(datagram) == KEEPALIVE else [sim.latency]
+    sim.initiate(sim.a)
+    sim.run(SECOND)
+    old = current_slot(sim.a)
+    sim.fate = lambda _sender, _datagram, _now: [sim.latency]
+    sim.initiate(sim.a)
+    sim.run(SECOND)
+    newer = current_slot(sim.b)
+    sim.deliver(sim.b, sim.a.store.seal(old, ipv4_packet(b"late")))
+    assert sim.b.packets == [ipv4_packet(b"late")]
+    assert current_slot(sim.b) == newer
+
+
 def test_eight_sessions_are_kept_and_the_one_in_use_among_them() -> None:
     sim = Sim()
     sim.connect()

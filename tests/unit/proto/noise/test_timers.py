@@ -11,7 +11,7 @@ import pytest
 from firezone.base.timing import MILLISECOND, SECOND, seconds
 from firezone.proto.noise.peer import Expired
 from firezone.proto.noise.timers import FIREZONE, STANDARD, PeerTiming
-from tests.harness.noise import DATA, EPOCH, INITIATION, KEEPALIVE, RESPONSE, Side, Sim, ipv4_packet
+from tests.harness.noise import DATA, EPOCH, INITIATION, KEEPALIVE, RESPONSE, Side, Sim, ipv4_packet, kind_of
 
 JITTER = 0.333
 LATENCY = 0.010
@@ -295,6 +295,113 @@ def test_keepalive_due_without_a_session_starts_a_handshake() -> None:
     sim.fate = lambda _sender, _datagram, _now: [sim.latency]
     sim.run(3 * SECOND)
     assert len(sim.times("a", INITIATION)) == 2  # received at 172 s on a session older than 165 s
+
+
+def test_own_initiation_is_left_alone_after_the_peers_crossed_it() -> None:
+    sim = Sim()
+    cut(sim)
+    sim.initiate(sim.a)
+    sim.run(4 * SECOND)
+    # The peer's initiation and our answer pass, its confirmation does not.
+    sim.fate = lambda _sender, datagram, _now: [sim.latency] if kind_of(datagram) in {INITIATION, RESPONSE} else []
+    sim.initiate(sim.b)
+    sim.run(100 * MILLISECOND)
+    assert not sim.a.peer.is_handshake_in_flight
+    sim.run(4800 * MILLISECOND)
+    assert sim.times("a", INITIATION) == [0]
+    sim.run(500 * MILLISECOND)
+    assert len(sim.times("a", INITIATION)) == 2
+    assert sim.a.peer.has_session
+
+
+def test_confirmation_after_a_retry_ends_the_attempt() -> None:
+    sim = Sim()
+    sim.fate = lambda _sender, datagram, _now: [6 * SECOND] if kind_of(datagram) == KEEPALIVE else []
+    sim.initiate(sim.a)
+    sim.deliver(sim.a, initiation_of_b := _initiation_of(sim, sim.b))
+    sim.deliver(sim.b, sim.sent("a", RESPONSE)[0])
+    sim.run(20 * SECOND)
+    assert initiation_of_b in sim.sent("b", INITIATION)
+    assert len(sim.times("a", INITIATION)) == 2
+    assert expired(sim.a) == []
+
+
+def _initiation_of(sim: Sim, side: Side) -> bytes:
+    """Makes a side start a handshake that the link loses, and returns the initiation."""
+    sim.initiate(side)
+    return sim.sent(side.name, INITIATION)[0]
+
+
+def test_handshake_of_the_peer_cancels_a_rekey_that_is_due() -> None:
+    sim = Sim()
+    sim.connect()
+    sim.send(sim.a, ipv4_packet())
+    sim.run(119 * SECOND)
+    while (deadline := sim.a.peer.poll_timeout()) is not None and deadline[1] != "send initiation":
+        sim.run(deadline[0] - sim.now)
+    sim.initiate(sim.b)
+    sim.deliver(sim.a, sim.sent("b", INITIATION)[0])
+    sim.run(10 * SECOND)
+    assert len(sim.times("a", INITIATION)) == 1
+
+
+@pytest.mark.parametrize("is_initiator", [True, False])
+def test_handshake_answers_for_the_data_before_it(is_initiator: bool) -> None:
+    sim = Sim()
+    sim.connect()
+    sim.fate = lambda _sender, datagram, _now: [] if kind_of(datagram) == DATA else [sim.latency]
+    if is_initiator:
+        sim.initiate(sim.a)
+    sim.send(sim.a, ipv4_packet())
+    if not is_initiator:
+        sim.initiate(sim.b)
+        sim.fate = lambda _sender, datagram, _now: [sim.latency] if kind_of(datagram) in {INITIATION, RESPONSE} else []
+    sim.run(30 * SECOND)
+    assert len(sim.times("a", INITIATION)) == 1 + is_initiator
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_unanswered_initiation_is_forgotten_when_no_attempt_could_still_want_it(answered: int) -> None:
+    sim = Sim()
+    cut(sim)
+    sim.initiate(sim.a)
+    sim.run(6 * SECOND)
+    initiations = sim.sent("a", INITIATION)
+    for initiation in initiations:
+        sim.deliver(sim.b, initiation)
+    responses = sim.sent("b", RESPONSE)
+    assert len(responses) == 2
+    sim.deliver(sim.a, responses[answered])
+    assert sim.a.peer.has_session
+    assert (sim.a.peer.poll_timeout() or (0, ""))[1] == "forget initiation"
+    sim.run(15 * SECOND)
+    sim.deliver(sim.a, responses[1 - answered])
+    assert sim.a.refused == ["A handshake response answers none of our initiations."]
+
+
+def test_keepalive_due_during_an_attempt_does_not_spin() -> None:
+    # With the usual timing each retransmission comes before the keepalive and stands for it.
+    sim = Sim(timing=PeerTiming(rekey_timeout=12 * SECOND, rekey_attempt=15 * SECOND))
+    sim.connect()
+    sim.run(171 * SECOND)
+    only(sim, "b")
+    sim.send(sim.a, ipv4_packet())
+    sim.run(SECOND)
+    sim.send(sim.b, ipv4_packet())
+    assert sim.a.peer.is_handshake_in_flight
+    sim.run(20 * SECOND)
+    assert expired(sim.a) == ["handshake not answered"]
+
+
+def test_data_sent_by_the_fast_path_counts_for_renewal() -> None:
+    sim = Sim()
+    sim.connect()
+    current = sim.a.peer._keyring.current
+    assert current is not None
+    sim.a.peer.on_activity(current.slot, 5, 0, 0, sim.now)
+    sim.a.peer.on_activity(current.slot, 0, 0, 1, sim.now)
+    sim.run(121 * SECOND)
+    assert len(sim.times("a", INITIATION)) == 2
 
 
 def test_proactive_handshake_is_sent_once_and_without_delay() -> None:
