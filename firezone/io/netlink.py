@@ -1,0 +1,224 @@
+"""Addresses, routes and rules of the tunnel device, by netlink, reconciled against what is wanted.
+
+pyroute2 wants a thread without a running event loop (it drives one of its own), so every operation runs in one worker thread;
+that also serialises them, as the kernel allows one dump per socket. Nothing is deleted wholesale: what others put on the host
+stays, what is ours and no longer wanted goes.
+
+Layout (per family): priority 100 → table 0x2021fd00, routes of resources; 200 → 0x2021fd01, copies of link-scope routes, so that
+the local network stays reachable; 300 → 0x2021fd02, default routes of the Internet resource. All rules carry `not fwmark`, so our
+own marked sockets go straight to the main table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from firezone.base.errors import ConfigError
+from firezone.base.limits import MAX_PACKET_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from firezone.base.net import Network
+
+log = structlog.get_logger(__name__)
+
+FIREZONE_MARK = 0xFD002021
+ROUTES_TABLE, LINK_TABLE, DEFAULT_TABLE = 0x2021FD00, 0x2021FD01, 0x2021FD02
+RULES = ((100, ROUTES_TABLE), (200, LINK_TABLE), (300, DEFAULT_TABLE))
+QUEUE_LENGTH = 500
+"""Packets the device may hold for us. The kernel's default for TUN; longer only adds delay under load."""
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_FIB_RULE_INVERT = 2
+_PROTOCOL_KERNEL, _PROTOCOL_STATIC = 2, 4
+_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_MAIN_TABLE = 254
+_ADDR_GEN_NONE = 1
+_IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
+_MISSING = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}
+_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+
+
+class Netlink:
+    """The tunnel's side of the host's network configuration. All methods but `close` are coroutines for the main loop."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._route: IPRoute | None = None
+        self._routes: set[Network] = set()
+
+    async def start(self) -> None:
+        """Opens netlink and clears what an earlier run of ours left behind."""
+        await self._run(self._open)
+        await self._run(self._clear_leftovers)
+
+    async def set_addresses(self, addresses: Iterable[str]) -> None:
+        """Gives the device exactly these addresses (as /32 and /128), MTU and queue length, sets it up and adds the rules.
+
+        Raises: ConfigError when no address could be set.
+        """
+        await self._run(self._set_addresses, list(addresses))
+
+    async def set_routes(self, networks: Iterable[Network]) -> None:
+        """Routes exactly these networks to the device. All are set again, since the host may have lost some while roaming."""
+        await self._run(self._set_routes, set(networks))
+
+    async def sync_link_routes(self) -> None:
+        """Copies the main table's link-scope routes, so that the local network beats the Internet resource."""
+        await self._run(self._sync_link_routes)
+
+    async def local_addresses(self) -> list[str]:
+        """Returns the addresses that peers could reach us at: global, usable, not loopback and not the tunnel's own."""
+        found: list[str] = await self._run(self._local_addresses)
+        return found
+
+    async def stop(self) -> None:
+        """Removes our rules and routes and ends the thread."""
+        await self._run(self._clear_leftovers)
+        await self._run(self._close)
+        self._executor.shutdown(wait=True)
+
+    async def _run(self, call: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+    # in the thread
+
+    def _open(self) -> None:
+        self._route = IPRoute()
+
+    def _close(self) -> None:
+        if self._route is not None:
+            self._route.close()
+            self._route = None
+
+    @property
+    def _ip(self) -> IPRoute:
+        assert self._route is not None, "start() comes first"
+        return self._route
+
+    def _index(self) -> int:
+        found = self._ip.link_lookup(ifname=self.device)
+        if not found:
+            raise ConfigError(f"The interface {self.device} is gone.")
+        return int(found[0])
+
+    def _set_addresses(self, addresses: list[str]) -> None:
+        index = self._index()
+        self._try("set addr_gen_mode", lambda: self._ip.link(
+            "set", index=index, IFLA_AF_SPEC={"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE]]}]]},
+        ))  # fmt: skip
+        wanted = {ipaddress.ip_interface(address).ip for address in addresses}
+        present = {
+            ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")): message["prefixlen"]
+            for message in self._ip.get_addr(index=index)
+        }
+        self._ip.link("set", index=index, mtu=MAX_PACKET_SIZE, txqlen=QUEUE_LENGTH)
+        working = []
+        for address in sorted(wanted, key=lambda address: address.version):
+            if address in present or self._try(
+                "add address",
+                lambda a=address: self._ip.addr("add", index=index, address=str(a), prefixlen=a.max_prefixlen),
+            ):
+                working.append(address)
+        # Only now: with its last address a device would lose its routes too.
+        for address, prefix in present.items():
+            if address not in wanted and not address.is_link_local:
+                self._try(
+                    "remove address", lambda a=address, p=prefix: self._ip.addr("del", index=index, address=str(a), prefixlen=p)
+                )
+        self._ip.link("set", index=index, state="up")
+        if wanted and not working:
+            raise ConfigError(f"No address could be given to {self.device}: neither IPv4 nor IPv6 is available.")
+        for version in sorted({address.version for address in working}):
+            self._add_rules(socket.AF_INET if version == 4 else socket.AF_INET6)
+
+    def _add_rules(self, family: int) -> None:
+        for priority, table in RULES:
+            self._try(
+                "add rule",
+                lambda p=priority, t=table: self._ip.rule(
+                    "add", family=family, priority=p, table=t, fwmark=FIREZONE_MARK, flags=_FIB_RULE_INVERT,
+                    protocol=_PROTOCOL_KERNEL, action="FR_ACT_TO_TBL",
+                ),
+            )  # fmt: skip
+
+    def _set_routes(self, wanted: set[Network]) -> None:
+        index = self._index()
+        for network in sorted(self._routes - wanted, key=str):
+            self._try("remove route", lambda n=network: self._ip.route("del", **_route(n, index)))
+        for network in sorted(wanted, key=str):
+            self._try("add route", lambda n=network: self._ip.route("replace", **_route(n, index)))
+        self._routes = set(wanted)
+
+    def _sync_link_routes(self) -> None:
+        own = self._index()
+        for family in _FAMILIES:
+            for message in self._ip.get_routes(family=family, table=_MAIN_TABLE):
+                destination, device = message.get_attr("RTA_DST"), message.get_attr("RTA_OIF")
+                is_link = message["scope"] == _SCOPE_LINK or (family == socket.AF_INET6 and not message.get_attr("RTA_GATEWAY"))
+                if destination is None or device in (None, own) or not is_link:
+                    continue
+                self._try(
+                    "copy link route",
+                    lambda d=destination, o=device, m=message: self._ip.route(
+                        "replace", dst=f"{d}/{m['dst_len']}", oif=o, table=LINK_TABLE, proto=_PROTOCOL_STATIC, scope=m["scope"],
+                    ),
+                )  # fmt: skip
+
+    def _local_addresses(self) -> list[str]:
+        up = {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links() if link["flags"] & 1}
+        found = []
+        for message in self._ip.get_addr():
+            name = up.get(message["index"])
+            flags = message.get_attr("IFA_FLAGS") or 0
+            if name in (None, "lo", self.device) or flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
+                continue
+            address = ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+            if not address.is_loopback and not address.is_link_local:
+                found.append(str(address))
+        return found
+
+    def _clear_leftovers(self) -> None:
+        """Deletes rules that carry our mark and table, and every route in our tables."""
+        tables = {table for _, table in RULES}
+        for family in _FAMILIES:
+            for rule in self._ip.get_rules(family=family):
+                if rule.get_attr("FRA_FWMARK") == FIREZONE_MARK and rule.get_attr("FRA_TABLE") in tables:
+                    self._try("remove rule", lambda r=rule, f=family: self._ip.rule(
+                        "del", family=f, priority=r.get_attr("FRA_PRIORITY"), table=r.get_attr("FRA_TABLE"),
+                        fwmark=FIREZONE_MARK, flags=r["flags"],
+                    ))  # fmt: skip
+            for table in sorted(tables):
+                self._try("flush routes", lambda t=table, f=family: self._ip.flush_routes(table=t, family=f))
+        self._routes = set()
+
+    def _try(self, what: str, call: Callable[[], Any]) -> bool:
+        """Does one change. What is there already or gone already is fine; a missing family is worth a DEBUG line."""
+        try:
+            call()
+        except NetlinkError as error:
+            if error.code == errno.EEXIST or ("remove" in what and error.code in _MISSING):
+                return True
+            level = log.debug if error.code in _NO_FAMILY else log.warning
+            level("network configuration refused", what=what, error=str(error))
+            return False
+        return True
+
+
+def _route(network: Network, index: int) -> dict[str, Any]:
+    table = DEFAULT_TABLE if network.prefixlen == 0 else ROUTES_TABLE
+    return {
+        "dst": str(network), "oif": index, "table": table, "proto": _PROTOCOL_STATIC, "scope": _SCOPE_UNIVERSE,
+        "family": socket.AF_INET if network.version == 4 else socket.AF_INET6,
+    }  # fmt: skip

@@ -1,0 +1,48 @@
+"""Tells when the host's links, addresses or routes changed: one call per burst of events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SETTLE_TIME_S = 0.5
+"""Quiet time after the last event before the callback: a link that comes up raises a dozen within a fraction of it."""
+
+_GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
+"""RTMGRP_LINK, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE."""
+
+
+class NetworkChanges:
+    """Watches netlink multicast on the running loop. The content of the events does not matter: whoever is called looks anew."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._pending: asyncio.TimerHandle | None = None
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._socket.bind((0, _GROUPS))
+        self._loop.add_reader(self._socket.fileno(), self._on_events)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        if self._pending is not None:
+            self._pending.cancel()
+        self._socket.close()
+
+    def _on_events(self) -> None:
+        # ENOBUFS means that events were lost; the look that follows finds out what they were.
+        with contextlib.suppress(OSError):
+            while self._socket.recv(65536):
+                pass
+        if self._pending is not None:
+            self._pending.cancel()
+        self._pending = self._loop.call_later(SETTLE_TIME_S, self._settled)
+
+    def _settled(self) -> None:
+        self._pending = None
+        self._on_change()
