@@ -68,7 +68,7 @@ class SlowSessionStore:
         self.sending.pop(peer, None)
         self.sessions = {slot: session for slot, session in self.sessions.items() if session.peer != peer}
 
-    def install(  # noqa: PLR0917 — the order is that of the compiled table
+    def install(
         self,
         peer: PeerRow,
         local_index: int,

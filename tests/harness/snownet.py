@@ -18,6 +18,7 @@ from firezone.base.net import Endpoint, Transmit
 from firezone.base.rng import SeededRng
 from firezone.base.timing import MILLISECOND, SECOND, Instant, seconds
 from firezone.proto.ice.checks import IceCredentials
+from firezone.proto.noise.sessions import SessionStore
 from firezone.proto.snownet.events import (
     ConnectionClosed,
     ConnectionEstablished,
@@ -95,14 +96,20 @@ class Host:
         self.role = role
         self.addresses = addresses
         self.nat = nat
-        self.store = SlowSessionStore()
-        self.node = Node(role, store=self.store, rng=SeededRng(name.encode()), now=world.now, utc=EPOCH + world.now)
+        self.sessions: SessionStore = world.make_store()
+        self.node = Node(role, store=self.sessions, rng=SeededRng(name.encode()), now=world.now, utc=EPOCH + world.now)
         self.received: list[tuple[ConnectionId, bytes]] = []
         self.events: list[tuple[Instant, NodeEvent]] = []
         self.errors: list[FirezoneError] = []
         self.is_alive = True
         self.mutes_signalling = False
         self.node.set_local_addresses(addresses, world.now)
+
+    @property
+    def store(self) -> SlowSessionStore:
+        """The slow twin, to look into; a world made with another store has none."""
+        assert isinstance(self.sessions, SlowSessionStore)
+        return self.sessions
 
     def send(self, peer: Host, packet: bytes) -> None:
         self.node.encapsulate(peer.name, packet, self.world.now)
@@ -131,7 +138,8 @@ class Host:
 class World:
     """The clock, the network between hosts and the portal."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, make_store: Callable[[], SessionStore] = SlowSessionStore) -> None:
+        self.make_store = make_store
         self.now: Instant = START
         self.latency = 10 * MILLISECOND
         self.signalling: int | None = 50 * MILLISECOND

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from firezone.base.errors import NoRelays, RemoteError, StillConnecting, UnknownConnection
@@ -10,12 +12,14 @@ from firezone.base.net import Endpoint
 from firezone.base.rng import SeededRng
 from firezone.base.timing import MILLISECOND, SECOND
 from firezone.proto.ice.checks import IceCredentials
+from firezone.proto.noise.sessions import SessionStore
 from firezone.proto.snownet.connection import MAX_BUFFERED, ConnectionState, Path
 from firezone.proto.snownet.events import ConnectionEstablished, ConnectionFailed, NewIceCandidate, Role
 from firezone.proto.snownet.node import Node
 from firezone.proto.snownet.relays import Relay
 from tests.harness.sessions import SlowSessionStore
 from tests.harness.snownet import EPOCH, START, Datagram, Nat, World, endpoint
+from tests.harness.stores import STORES
 
 OURS, THEIRS = IceCredentials("aaaa", "a" * 22), IceCredentials("bbbb", "b" * 22)
 PEER = ConnectionId("peer")
@@ -46,6 +50,23 @@ def test_packets_buffered_before_the_path_exists_are_delivered_in_order() -> Non
     assert gateway.sent("initiation") == []
     assert len(client.events_of(ConnectionEstablished)) == 1
     assert len(gateway.events_of(ConnectionEstablished)) == 1
+
+
+@pytest.mark.parametrize("make_store", STORES.values(), ids=STORES)
+def test_every_session_store_will_do(make_store: Callable[[], SessionStore]) -> None:
+    world = World(make_store=make_store)
+    client, gateway = world.connected()
+    for number in range(3):
+        client.send(gateway, packet(number))
+        gateway.send(client, packet(number))
+    world.run(1)
+    assert gateway.received == [(client.name, packet(number)) for number in range(3)]
+    assert client.received == [(gateway.name, packet(number)) for number in range(3)]
+    replayed = client.sent("data")[-1].transmit.payload
+    world.deliver(gateway, gateway.addresses[0], client.addresses[0], replayed)
+    assert isinstance(gateway.errors[-1], RemoteError)
+    gateway.node.close_all(world.now)
+    client.node.reset(world.now)
 
 
 def test_both_sides_have_the_same_path_and_keys() -> None:
