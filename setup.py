@@ -37,6 +37,12 @@ MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.batch", ()),
     ("firezone.io.udp_batch", ("fz_udp.c",)),
     ("firezone.io.tun_batch", ("fz_tun.c",)),
+    ("firezone.kernels.checksum", ("fz_csum.c",)),
+    ("firezone.kernels.ip", ("fz_ip.c",)),
+    ("firezone.kernels.demux", ("fz_demux.c",)),
+    ("firezone.kernels.route", ("fz_lpm.c",)),
+    ("firezone.kernels.filter", ("fz_filter.c", "fz_lpm.c")),
+    ("firezone.kernels.offload", ("fz_split.c", "fz_join.c", "fz_csum.c", "fz_ip.c")),
 ]
 ISA_FLAGS = {
     "_avx2.c": ["-mavx2"],

@@ -69,6 +69,32 @@ typedef struct fz_run {
   uint8_t zero[2];
 } fz_run;
 
+/* Gives a row to `length` bytes at `offset` with every column at its default: verdict FORWARD, all else unknown. */
+static inline void fz_row_init(fz_batch *b, uint32_t row, uint32_t slot, uint32_t offset, uint32_t length) {
+  b->slot[row] = slot;
+  b->offset[row] = offset;
+  b->length[row] = length;
+  b->stride[row] = 0;
+  b->socket[row] = 0;
+  memset(&b->local[row], 0, sizeof b->local[row]);
+  memset(&b->remote[row], 0, sizeof b->remote[row]);
+  b->ecn[row] = 0;
+  b->peer[row] = -1;
+  b->session[row] = -1;
+  b->channel[row] = 0;
+  b->verdict[row] = FZ_FORWARD;
+  b->reason[row] = 0;
+  b->prefix_len[row] = 0;
+  b->skip[row] = 0;
+  b->ip_version[row] = 0;
+  b->protocol[row] = 0;
+  b->transport[row] = 0;
+  b->flags[row] = 0;
+  b->source_port[row] = 0;
+  b->destination_port[row] = 0;
+  b->next[row] = -1;
+}
+
 static inline void fz_row_drop(fz_batch *b, uint32_t row, uint8_t reason) {
   b->verdict[row] = FZ_DROP;
   b->reason[row] = reason;

@@ -1,3 +1,5 @@
+from libc.stdint cimport int32_t, uint32_t
+
 from firezone.kernels.types cimport fz_batch, fz_run
 
 
@@ -12,6 +14,9 @@ cdef class PacketBatch:
 
 cdef class RunList:
     cdef fz_run *_c
+    cdef int32_t *_table          # scratch of the stages that find runs by key; freed in __dealloc__
+    cdef uint32_t _table_size, _table_allocated
+    cdef int _make_table(self, uint32_t rows) except -1
     cdef readonly object runs     # numpy RUN (capacity,)
     cdef public Py_ssize_t n
     cdef readonly Py_ssize_t capacity

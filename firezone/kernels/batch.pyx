@@ -1,10 +1,10 @@
 """The batch: descriptor columns over a slab (see `csrc/fz_batch.h`), and the runs in which its rows leave."""
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy
+from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-from firezone.kernels.types cimport FZ_DROP, FZ_FORWARD, FZ_FREE, FZ_PREFIX_SIZE, FZ_PUNT, fz_addr, fz_run
+from firezone.kernels.types cimport FZ_DROP, FZ_FORWARD, FZ_FREE, FZ_PREFIX_SIZE, FZ_PUNT, fz_addr, fz_row_init, fz_run
 
 from firezone.kernels.types import ADDRESS, PREFIX_SIZE, RUN
 
@@ -78,9 +78,14 @@ cdef class PacketBatch:
         return self._c.capacity
 
     def over(self, object slab) -> None:
-        """Points the batch at a slab (any C-contiguous uint8 array) and empties it."""
-        cdef uint8_t[::1] view = slab.reshape(-1)
-        self.slab = slab.reshape(-1)
+        """Points the batch at a slab (any C-contiguous uint8 array) and empties it.
+
+        Raises: ValueError when the array is empty or not contiguous: rows over a silent copy would write nowhere.
+        """
+        if not slab.flags.c_contiguous or slab.size == 0:
+            raise ValueError("A slab must be one contiguous piece of memory of at least one byte.")
+        cdef uint8_t[::1] view = slab if slab.ndim == 1 else slab.reshape(-1)
+        self.slab = view.base
         self._c.slab = &view[0]
         self._c.slab_size = <unsigned long long>view.shape[0]
         self._c.n = 0
@@ -100,23 +105,8 @@ cdef class PacketBatch:
             raise ValueError(f"Bytes {offset}..{offset + length} lie outside a slab of {self._c.slab_size}.")
         cdef uint32_t row = self._c.n
         self._c.n += 1
-        self._c.slot[row] = 0
-        self._c.offset[row] = <uint32_t>offset
-        self._c.length[row] = <uint32_t>length
-        self._c.stride[row] = 0
-        self._c.socket[row] = 0
-        self._c.ecn[row] = 0
-        self._c.peer[row] = -1
-        self._c.session[row] = -1
-        self._c.channel[row] = 0
+        fz_row_init(&self._c, row, 0, <uint32_t>offset, <uint32_t>length)
         self._c.verdict[row] = <uint8_t>verdict
-        self._c.reason[row] = 0
-        self._c.prefix_len[row] = 0
-        self._c.skip[row] = 0
-        self._c.flags[row] = 0
-        self._c.next[row] = -1
-        self.local[row] = np.zeros((), ADDRESS)
-        self.remote[row] = np.zeros((), ADDRESS)
         return row
 
     def row_bytes(self, uint32_t row) -> bytes:
@@ -161,3 +151,21 @@ cdef class RunList:
         self.runs = np.zeros(capacity, RUN)
         self._c = <fz_run *><size_t>self.runs.ctypes.data
         self.n = 0
+
+    def __dealloc__(self):
+        free(self._table)
+
+    cdef int _make_table(self, uint32_t rows) except -1:
+        """Makes the scratch table a power of two of at least twice the rows; its contents are undefined."""
+        cdef uint32_t size = 64
+        while size < 2 * rows:
+            size *= 2
+        if size > self._table_allocated:
+            free(self._table)
+            self._table_allocated = 0
+            self._table = <int32_t *>malloc(size * sizeof(int32_t))
+            if self._table == NULL:
+                raise MemoryError
+            self._table_allocated = size
+        self._table_size = size
+        return 0

@@ -46,6 +46,10 @@ cdef extern from "fz_batch.h" nogil:
         uint16_t *destination_port
         int32_t *next
 
+    void fz_row_init(fz_batch *b, uint32_t row, uint32_t slot, uint32_t offset, uint32_t length)
+    void fz_row_drop(fz_batch *b, uint32_t row, uint8_t reason)
+    void fz_row_punt(fz_batch *b, uint32_t row, uint8_t reason)
+
     ctypedef struct fz_run:
         int32_t first
         int32_t last

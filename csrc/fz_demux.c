@@ -1,0 +1,75 @@
+#include "fz_demux.h"
+
+#include "fz_ip.h"
+
+#define STUN_COOKIE 0x2112A442u
+
+uint8_t fz_datagram_kind(const uint8_t *p, uint32_t n) {
+  if (n >= 32 && fz_load_le32(p) == 4u) return 0;
+  if (n >= 20 && p[0] <= 3 && fz_load_be32(p + 4) == STUN_COOKIE) {
+    /* A handshake message whose sender index spells the cookie is told by its reserved zeroes and exact length. */
+    uint32_t type = fz_load_le32(p);
+    if (!((type == 1 && n == 148) || (type == 2 && n == 92) || (type == 3 && n == 64))) return FZ_STUN;
+    return FZ_HANDSHAKE;
+  }
+  if (n >= 4) {
+    uint32_t type = fz_load_le32(p);
+    if ((type == 1 && n == 148) || (type == 2 && n == 92) || (type == 3 && n == 64)) return FZ_HANDSHAKE;
+  }
+  if (n >= 1 && p[0] >= 0x40 && p[0] <= 0x4F) return FZ_CHANNEL_DATA;
+  return FZ_UNKNOWN_DATAGRAM;
+}
+
+/* Why a read cannot be cut, 0 when it can. */
+static uint8_t refuse_read(const fz_ring *ring, uint32_t slot) {
+  uint32_t length = ring->length[slot], stride = ring->stride[slot];
+  if (length == 0) return FZ_EMPTY;
+  if (ring->offset[slot] > ring->slot_size || length > ring->slot_size - ring->offset[slot]) return FZ_OVERSIZED;
+  if (ring->local[slot].family == 0) return FZ_NO_LOCAL_ADDRESS;
+  if (stride == 0 || stride > length) return FZ_BAD_STRIDE;
+  if (stride > FZ_MAX_DATAGRAM) return stride == length ? FZ_OVERSIZED : FZ_BAD_STRIDE;
+  return 0;
+}
+
+static void add_row(const fz_ring *ring, uint32_t slot, fz_batch *b, uint32_t offset, uint32_t length) {
+  uint32_t row = b->n++;
+  fz_row_init(b, row, slot, offset, length);
+  b->stride[row] = ring->stride[slot];
+  b->socket[row] = ring->socket[slot];
+  b->local[row] = ring->local[slot];
+  b->remote[row] = ring->remote[slot];
+  b->ecn[row] = ring->ecn[slot] & 3u;
+}
+
+static void add_refused(const fz_ring *ring, uint32_t slot, fz_batch *b, uint8_t reason) {
+  add_row(ring, slot, b, slot * ring->slot_size, 0);
+  fz_row_drop(b, b->n - 1, reason);
+}
+
+static void cut_read(const fz_ring *ring, uint32_t slot, fz_batch *b) {
+  uint32_t at = slot * ring->slot_size + ring->offset[slot], left = ring->length[slot], stride = ring->stride[slot];
+  while (left) {
+    uint32_t n = left < stride ? left : stride;
+    uint8_t kind = fz_datagram_kind(ring->slab + at, n);
+    add_row(ring, slot, b, at, n);
+    if (kind) fz_row_punt(b, b->n - 1, kind);
+    at += n;
+    left -= n;
+  }
+}
+
+uint32_t fz_cut_datagrams(fz_ring *ring, uint32_t entries, fz_batch *b) {
+  uint32_t ready = fz_ring_ready(ring), slot = fz_ring_tail(ring), taken = 0;
+  if (entries > ready) entries = ready;
+  for (; taken < entries; taken++, slot = (slot + 1) & (ring->slots - 1u)) {
+    uint8_t reason = refuse_read(ring, slot);
+    uint32_t rows = reason ? 1u : (ring->length[slot] + ring->stride[slot] - 1u) / ring->stride[slot];
+    if (rows > b->capacity - b->n) {
+      if (b->n != 0) break;
+      reason = FZ_BATCH_FULL;
+    }
+    if (reason) add_refused(ring, slot, b, reason);
+    else cut_read(ring, slot, b);
+  }
+  return taken;
+}

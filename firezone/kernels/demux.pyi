@@ -1,0 +1,4 @@
+from firezone.kernels.batch import PacketBatch
+from firezone.kernels.ring import PacketRing
+
+def cut_datagrams(ring: PacketRing, entries: int, batch: PacketBatch) -> int: ...

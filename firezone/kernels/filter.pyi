@@ -1,0 +1,23 @@
+from collections.abc import Iterable, Sequence
+
+from firezone.base.net import Network
+from firezone.kernels.batch import PacketBatch
+
+MAX_PEERS: int
+
+PortRanges = Sequence[tuple[int, int]]
+
+class FilterTable:
+    def __init__(self) -> None: ...
+    def set_peer(
+        self,
+        peer: int,
+        remote: Sequence[Network],
+        local: Sequence[Network] | None,
+        rules: Sequence[tuple[Network, bool, PortRanges, PortRanges, bool]] | None,
+    ) -> None: ...
+    def remove_peer(self, peer: int) -> None: ...
+    def admit_from_tunnel(self, batch: PacketBatch) -> int: ...
+    def admit_to_tunnel(self, batch: PacketBatch) -> int: ...
+
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]: ...

@@ -1,0 +1,151 @@
+"""The filter stages: which packets a peer may send out of its tunnel and which may be sent into it.
+
+The meaning of a peer's filter is told at `firezone.proto.updates.PeerFilterSet`; a peer without one has nothing admitted.
+"""
+from libc.stdint cimport uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+from firezone.kernels.batch cimport PacketBatch
+from firezone.kernels.filter cimport (
+    fz_admit_from_tunnel, fz_admit_to_tunnel, fz_filter, fz_port_range, fz_rule,
+)
+from firezone.kernels.route cimport lpm_set
+
+MAX_PEERS = 1 << 20
+"""Peer rows a table may grow to: 8 MiB of pointers; more means that rows are not given back."""
+
+
+cdef class FilterTable:
+    """Filters by peer row. Not for concurrent use: change it between batches."""
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self._peers):
+            _free_filter(self._filters[i])
+        free(self._filters)
+
+    def set_peer(self, uint32_t peer, object remote, object local, object rules) -> None:
+        """Replaces the whole filter of a peer; on an error the old one stays.
+
+        remote: networks of the peer's side. local: networks of our side, None for any. rules: None for anything, else tuples
+        (network, permit_all, tcp ranges, udp ranges, icmp) with inclusive (first, last) port ranges.
+
+        Raises: ValueError for a port range that is none and for a peer row beyond MAX_PEERS.
+        """
+        cdef fz_filter *fresh
+        if peer >= MAX_PEERS:
+            raise ValueError(f"{peer} is no peer row, the largest is {MAX_PEERS - 1}.")
+        if peer >= self._peers:
+            self._grow(peer + 1)
+        fresh = <fz_filter *>calloc(1, sizeof(fz_filter))
+        if fresh == NULL:
+            raise MemoryError
+        try:
+            _build(fresh, remote, local, rules)
+        except BaseException:
+            _free_filter(fresh)
+            raise
+        _free_filter(self._filters[peer])
+        self._filters[peer] = fresh
+
+    def remove_peer(self, uint32_t peer) -> None:
+        """Forgets the filter of a peer, if it has one: its packets are dropped from now on."""
+        if peer < self._peers:
+            _free_filter(self._filters[peer])
+            self._filters[peer] = NULL
+
+    def admit_from_tunnel(self, PacketBatch batch not None) -> int:
+        """Punts FORWARD rows that their peer must not send: REFUSED_SOURCE, REFUSED_DESTINATION.
+
+        Returns: how many rows are left with verdict FORWARD.
+        """
+        with nogil:
+            left = fz_admit_from_tunnel(self._filters, self._peers, &batch._c)
+        return left
+
+    def admit_to_tunnel(self, PacketBatch batch not None) -> int:
+        """Drops FORWARD rows that must not reach their peer: FOREIGN_DESTINATION, FOREIGN_SOURCE, NOT_PERMITTED.
+
+        Returns: how many rows are left with verdict FORWARD.
+        """
+        with nogil:
+            left = fz_admit_to_tunnel(self._filters, self._peers, &batch._c)
+        return left
+
+    cdef int _grow(self, uint32_t peers) except -1:
+        cdef uint32_t size = max(16, self._peers)
+        while size < peers:
+            size *= 2
+        grown = realloc(self._filters, size * sizeof(fz_filter *))
+        if grown == NULL:
+            raise MemoryError
+        self._filters = <fz_filter **>grown
+        memset(self._filters + self._peers, 0, (size - self._peers) * sizeof(fz_filter *))
+        self._peers = size
+        return 0
+
+
+cdef void _free_filter(fz_filter *f) noexcept:
+    if f != NULL:
+        free(f.remote.nodes)
+        free(f.local.nodes)
+        free(f.rules.nodes)
+        free(f.rule)
+        free(f.ranges)
+        free(f)
+
+
+cdef int _build(fz_filter *f, object remote, object local, object rules) except -1:
+    for network in remote:
+        lpm_set(&f.remote, network, 0)
+    f.has_local = local is not None
+    for network in local or ():
+        lpm_set(&f.local, network, 0)
+    f.has_rules = rules is not None
+    if rules:
+        _build_rules(f, [(row[0], row[1], merge_ranges(row[2]), merge_ranges(row[3]), row[4]) for row in rules])
+    return 0
+
+
+cdef int _build_rules(fz_filter *f, list rules) except -1:
+    cdef uint32_t place = 0, at = 0
+    cdef fz_rule *rule
+    ranges = sum(len(row[2]) + len(row[3]) for row in rules)
+    f.rule = <fz_rule *>calloc(len(rules), sizeof(fz_rule))
+    f.ranges = <fz_port_range *>malloc((ranges + 1) * sizeof(fz_port_range))
+    if f.rule == NULL or f.ranges == NULL:
+        raise MemoryError
+    for network, permit_all, tcp, udp, icmp in rules:
+        rule = &f.rule[place]
+        rule.permit_all = permit_all
+        rule.icmp = icmp
+        rule.tcp, rule.tcp_count = at, len(tcp)
+        rule.udp, rule.udp_count = at + len(tcp), len(udp)
+        for first, last in tcp + udp:
+            f.ranges[at].first, f.ranges[at].last = <uint16_t>first, <uint16_t>last
+            at += 1
+        lpm_set(&f.rules, network, place)
+        place += 1
+    return 0
+
+
+def merge_ranges(ranges: object) -> list:
+    """Returns inclusive port ranges sorted, overlapping and touching ones merged.
+
+    Raises: ValueError for a range that ends before it starts or leaves 0..65535.
+    """
+    merged: list = []
+    start = end = -2
+    for first, last in sorted(ranges):
+        if not 0 <= first <= last <= 65535:
+            raise ValueError(f"{first}..{last} is no range of ports.")
+        if first <= end + 1:
+            end = max(end, last)
+            continue
+        if end >= 0:
+            merged.append((start, end))
+        start, end = first, last
+    if end >= 0:
+        merged.append((start, end))
+    return merged

@@ -1,0 +1,3 @@
+from firezone.kernels.batch import PacketBatch
+
+def parse_batch(batch: PacketBatch, from_tunnel: bool) -> int: ...

@@ -1,0 +1,9 @@
+from numpy import uint8
+from numpy.typing import NDArray
+
+from firezone.kernels.batch import PacketBatch, RunList
+from firezone.kernels.ring import PacketRing
+
+def split_batch(ring: PacketRing, entries: int, batch: PacketBatch, out: NDArray[uint8]) -> int: ...
+def group_runs(batch: PacketBatch, runs: RunList) -> int: ...
+def join_batch(batch: PacketBatch, runs: RunList, coalesce: bool) -> int: ...
