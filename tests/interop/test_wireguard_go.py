@@ -26,7 +26,7 @@ import pytest
 from firezone.base.rng import SeededRng
 from firezone.proto.noise.handshake import StaticKeys
 from tests.harness.namespaces import Namespace, configure, connect, stop
-from tests.interop.programs import BuildFailed, NotAvailable, wireguard_go
+from tests.interop.programs import BuildFailed, NotAvailable, wireguard
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
@@ -141,10 +141,10 @@ class Bench:
         assert (sent, answered) == (5, 5), self.lines
 
 
-@pytest.fixture(params=["debian", "newest"])
+@pytest.fixture(params=["debian", "newest", "boringtun"])
 def program(request: pytest.FixtureRequest) -> Path:
     try:
-        return wireguard_go(request.param)
+        return wireguard(request.param)
     except NotAvailable as error:
         pytest.skip(str(error))
     except BuildFailed as error:
@@ -163,7 +163,8 @@ def bench(program: Path, is_ipv6: bool) -> Iterator[Bench]:
         connect(theirs, ours, "outer", ["192.0.2.1/24", "2001:db8::1/64"], ["192.0.2.2/24", "2001:db8::2/64"])
         link = f"wgt{os.getpid() % 1_000_000}x{next(_NAMES)}"
         env = {**os.environ, "WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}
-        theirs.spawn(str(program), "-f", link, env=env, stdout=subprocess.DEVNULL)
+        options = ["--disable-drop-privileges"] if "boringtun" in program.name else []
+        theirs.spawn(str(program), "-f", *options, link, env=env, stdout=subprocess.DEVNULL)
         wait_until(lambda: theirs.run("wg", "show", link, check=False).returncode == 0, "wireguard-go", 10.0)
         yield Bench(theirs, ours, link, rng.bytes(32).hex(), rng.bytes(32).hex(), is_ipv6)
 
