@@ -28,6 +28,7 @@ from firezone.proto.snownet.events import (
     NodeEvent,
     Role,
 )
+from firezone.proto.snownet.goodbye import is_goodbye
 from firezone.proto.snownet.node import Node
 from firezone.wire import stun
 from tests.harness.sessions import SlowSessionStore
@@ -103,6 +104,8 @@ class Host:
         self.errors: list[FirezoneError] = []
         self.is_alive = True
         self.mutes_signalling = False
+        self.heeds_goodbye = False
+        """Drops the connection on the peer's goodbye, as the machines above a node do, instead of noting the packet."""
         self.node.set_local_addresses(addresses, world.now)
 
     @property
@@ -220,7 +223,9 @@ class World:
         except FirezoneError as error:
             host.errors.append(error)
         else:
-            if result is not None:
+            if result is not None and host.heeds_goodbye and is_goodbye(result[1]):
+                host.node.remove_connection(result[0])
+            elif result is not None:
                 host.received.append(result)
         self.collect(host)
 

@@ -101,7 +101,9 @@ class ManyPeers(RuleBasedStateMachine):
         self.loss = 0.0
         self.repeats = 0.0
         self.world.delays = self.fate
+        self.gateway.heeds_goodbye = True
         for client in self.clients:
+            client.heeds_goodbye = True
             self.world.authorize(client, self.gateway)
 
     def fate(self, _: Datagram) -> list[int]:

@@ -352,6 +352,19 @@ def test_an_invalidated_address_stays_dead_until_announced_again() -> None:
     assert states[-3:] == [IceState.DISCONNECTED, IceState.CHECKING, IceState.COMPLETED]
 
 
+def test_a_repeated_announcement_gives_a_pair_that_died_another_chance() -> None:
+    link = Link()
+    link.drop = lambda _side, _transmit: True
+    link.offer(link.left, host("192.0.2.1"))
+    announced = link.offer(link.right, host("198.51.100.1"))
+    assert announced is not None
+    assert not link.left.agent.add_remote(announced, link.now)
+    link.run(20)
+    assert link.left.agent.pairs == ()
+    assert link.left.agent.add_remote(announced, link.now)
+    assert len(link.left.agent.pairs) == 1
+
+
 def test_an_invalidation_matches_by_fields_not_by_text() -> None:
     target = agent(is_controlling=True)
     target.add_local(host("192.0.2.1"), START)
@@ -442,8 +455,9 @@ def test_a_dead_path_is_noticed_within_18_seconds() -> None:
 def test_loss_in_one_direction_is_survived_while_the_peer_is_heard() -> None:
     link = connected()
     link.drop = lambda side, transmit: side is link.right and is_answer(transmit.payload)
-    link.run(30)
-    assert link.left.agent.state is not IceState.DISCONNECTED
+    link.run(60)
+    assert IceState.DISCONNECTED not in [state for _, state in link.left.states]
+    assert len(link.left.nominated) == 1
 
 
 def test_idle_a_dead_path_is_noticed_within_125_seconds() -> None:

@@ -109,6 +109,10 @@ def test_a_response_made_before_the_gateway_has_a_path_is_sent_when_it_has() -> 
     world.drop = hold_nominations
     world.authorize(client, gateway)
     client.send(gateway, packet())
+    world.run(0.3)
+    assert len(client.sent("initiation")) == 1
+    assert gateway.node.path_of(client.name) is None
+    assert not gateway.is_established(), "a handshake without a path is no connection"
     assert world.run_until(client.is_established, 4)
     assert held
     assert len(client.sent("initiation")) == 1
@@ -360,6 +364,7 @@ def test_equal_terms_wake_an_idle_connection_and_announce_everything_again() -> 
         assert host.node.state_of(peer.name) is ConnectionState.CONNECTED
         assert len(host.events_of(NewIceCandidate)) == 2
     assert len(client.sent("initiation")) == handshakes + 1
+    world.run(1)
     world.authorize(client, gateway)
     world.run(1)
     assert len(client.sent("initiation")) == handshakes + 1, "not twice within 20 seconds"

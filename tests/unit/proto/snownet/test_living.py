@@ -210,6 +210,34 @@ def test_a_break_shorter_than_the_grace_is_survived() -> None:
     assert gateway.received == [(client.name, packet())]
 
 
+def test_a_connection_that_searches_for_a_path_does_not_go_idle() -> None:
+    world = World()
+    client, gateway = world.connected()
+    client.send(gateway, packet())
+    last = world.now
+    world.run(19.5)
+    client.node.set_local_addresses([], world.now)
+    world.run(1.5)
+    assert world.now > last + 20 * SECOND
+    assert client.node.state_of(gateway.name) is ConnectionState.CONNECTED
+
+
+def test_the_same_path_nominated_again_changes_nothing() -> None:
+    world = World()
+    client, gateway = world.connected()
+    world.run(25)
+    client.send(gateway, packet())
+    handshakes = len(client.sent("initiation"))
+    client.node.set_local_addresses([], world.now)
+    world.run(0.5)
+    client.node.set_local_addresses(client.addresses, world.now)
+    world.collect(client)
+    world.run(1.5)
+    assert client.failed_at() is None
+    assert client.node.path_of(gateway.name) == Path(client.addresses[0], gateway.addresses[0])
+    assert len(client.sent("initiation")) == handshakes
+
+
 def test_a_break_longer_than_the_grace_is_the_end() -> None:
     world = World()
     client, gateway = world.connected()
