@@ -87,8 +87,8 @@ class Node:
 
     @property
     def session_id(self) -> str:
-        """64 hex digits that name this identity in logs; derived from the public key."""
-        return sha256(b"SESSION-ID" + self.public_key).hexdigest().upper()
+        """64 hex digits that name this identity to relays; another one after every `reset`."""
+        return session_id_of(self.public_key)
 
     # what we have
 
@@ -412,3 +412,8 @@ class Node:
             raise UnknownConnection("A WireGuard initiation is from nobody we have a connection with.")
         connection.handle_initiation(received, now)
         self._settle(connection, now)
+
+
+def session_id_of(public_key: bytes) -> str:
+    """Returns the name that SOFTWARE carries to relays: a hash of the public key in upper-case hex digits."""
+    return sha256(b"SESSION-ID" + public_key).hexdigest().upper()

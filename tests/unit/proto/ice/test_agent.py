@@ -12,7 +12,7 @@ from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND, seconds
 from firezone.proto.ice.agent import MAX_PAIRS, IceAgent
 from firezone.proto.ice.candidates import reflexive_candidate, relay_candidate
-from firezone.proto.ice.checks import IceCredentials, encode_request, encode_success
+from firezone.proto.ice.checks import IceCredentials, encode_request, encode_role_conflict, encode_success
 from firezone.proto.ice.events import IceState, Nominated
 from firezone.proto.ice.pair import IDLE
 from firezone.proto.ice.preference import default_priority
@@ -530,6 +530,34 @@ def test_the_smaller_tie_breaker_is_refused_with_487() -> None:
     refusal = stun.decode(transmit.payload)
     assert refusal.message.get(stun.Attribute.ERROR_CODE) == stun.ErrorCode(487, "Role Conflict")
     assert refusal.verify_integrity(CONTROLLING.password.encode())
+
+
+def test_several_refusals_of_one_role_make_us_yield_once() -> None:
+    link = Link()
+    link.drop = lambda _side, _transmit: True
+    link.offer(link.left, host("192.0.2.1"))
+    link.offer(link.right, host("198.51.100.1"))
+    link.run(0.5)
+    asked = [message.transaction_id for _, message in link.left.requests()]
+    assert len(asked) == 2
+    for transaction_id in asked:
+        refusal = stun.decode(encode_role_conflict(transaction_id, CONTROLLED))
+        assert link.left.agent.handle_message(OURS, THEIRS, refusal, link.now)
+    assert not link.left.agent.is_controlling
+
+
+def test_other_errors_are_ignored() -> None:
+    link = Link()
+    link.drop = lambda _side, _transmit: True
+    link.offer(link.left, host("192.0.2.1"))
+    link.offer(link.right, host("198.51.100.1"))
+    link.run(0.1)
+    asked = link.left.requests()[0][1].transaction_id
+    error = (stun.Attribute.ERROR_CODE, stun.ErrorCode(400, "Bad Request"))
+    message = stun.Message(stun.MessageClass.ERROR, stun.Method.BINDING, asked, (error,))
+    received = stun.decode(stun.encode(message, key=CONTROLLED.password.encode()))
+    assert not link.left.agent.handle_message(OURS, THEIRS, received, link.now)
+    assert link.left.agent.is_controlling
 
 
 def test_transactions_shared_with_an_owner_are_kept_tidy() -> None:

@@ -20,7 +20,7 @@ from firezone.proto.snownet.connection import ConnectionState, Path
 from firezone.proto.snownet.connections import Deadlines
 from firezone.proto.snownet.events import ConnectionClosed, InvalidateIceCandidate, Role
 from firezone.proto.snownet.goodbye import GOODBYE, is_goodbye
-from firezone.proto.snownet.node import Node
+from firezone.proto.snownet.node import Node, session_id_of
 from firezone.wire import stun
 from tests.harness.sessions import SlowSessionStore
 from tests.harness.snownet import EPOCH, START, Host, Nat, World, endpoint
@@ -322,9 +322,7 @@ def test_a_reset_rotates_the_keys_and_sends_nothing() -> None:
 
 
 def test_the_session_id_is_that_of_the_specification() -> None:
-    node = Node(Role.CLIENT, store=SlowSessionStore(), rng=SeededRng(1), now=START, utc=EPOCH)
-    assert len(node.session_id) == 64
-    assert node.session_id == node.session_id.upper()
+    assert session_id_of(bytes(range(32))) == "BD20EE571CFA9E2DB619C9B7197B1FF5447CBE7BBB3AD290034C4DF75C200596"
 
 
 # C17, C25, C26: who is who
@@ -497,6 +495,18 @@ def test_after_a_wake_up_nothing_is_overdue() -> None:
             while host.node.poll_event() is not None:
                 pass
         assert now - world.now > 15 * SECOND
+
+
+def test_nothing_is_left_of_a_connection_that_is_gone() -> None:
+    world = World()
+    client, gateway = world.connected()
+    world.run(5)
+    client.node.remove_connection(gateway.name)
+    table = client.node._connections
+    leftovers = {name: value for name, value in vars(table).items() if len(value)}
+    assert leftovers == {}
+    assert client.store.sessions == {}
+    assert client.node.poll_timeout() is None
 
 
 def test_queued_output_is_announced() -> None:
