@@ -121,7 +121,7 @@ class Node:
 
     # connections
 
-    def upsert_connection(  # noqa: PLR0917 — the order is that of the portal's message
+    def upsert_connection(
         self,
         cid: ConnectionId,
         remote_public: bytes,
