@@ -72,6 +72,9 @@ class StaticPeers:
         self._updates: deque[TableUpdate] = deque()
         self._packets: deque[bytes] = deque()
         self._demands: deque[Transmit] = deque()
+        self.cookies_demanded = 0
+        """Cookie replies made for initiations."""
+        self.cookies_received = 0
         allocator = IndexAllocator(rng)
         for config in peers:
             indices = allocator.next()
@@ -94,6 +97,12 @@ class StaticPeers:
             if config.endpoint is not None:
                 self._move(entry, None, config.endpoint)
 
+    def initiate(self, now: Instant) -> None:
+        """Starts a handshake with every peer that has an endpoint."""
+        for entry in self._by_row.values():
+            if entry.endpoint is not None:
+                entry.peer.initiate(now, self._utc(now))
+
     def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:
         """Queues a packet for the peer that its destination is routed to, or drops it without one."""
         destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
@@ -112,6 +121,7 @@ class StaticPeers:
             received = receive_initiation(self._static, self._limiter, datagram, remote.ip, now)
             if isinstance(received, CookieDemand):
                 self._demands.append(Transmit(local, remote, received.reply))
+                self.cookies_demanded += 1
                 return
             entry = self._by_key.get(received.remote_public)
             if entry is None:
@@ -123,6 +133,7 @@ class StaticPeers:
             if entry is None:
                 raise RemoteError("A datagram belongs to none of our peers.")
             packet = entry.peer.handle_message(datagram, remote.ip, now, self._utc(now))
+            self.cookies_received += classify(datagram) is MessageType.COOKIE_REPLY
             if packet is not None:
                 self._packets.append(packet)
         self._move(entry, local, remote)

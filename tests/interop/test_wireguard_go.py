@@ -1,7 +1,7 @@
-"""Plain WireGuard against wireguard-go, in both roles.
+"""Plain WireGuard against wireguard-go and boringtun, in both roles.
 
 ┌── theirs ─────────────┐   veth, IPv4 and IPv6   ┌── ours ─────────────────────────┐
-│ wireguard-go, wg      │ 192.0.2.1 ─── 192.0.2.2 │ tests/interop/wireguard_peer.py │
+│ wireguard-go, wg      │ 192.0.2.1 ─── 192.0.2.2 │ wireguard_peer or _engine       │
 │ 10.9.0.1, fd09::1     │ 2001:db8::1 ──── ::2    │ 10.9.0.2, fd09::2               │
 └───────────────────────┘                         └─────────────────────────────────┘
 """
@@ -50,6 +50,8 @@ class Bench:
     our_keys: str
     their_keys: str
     is_ipv6: bool
+    module: str
+    """Which of our programs runs."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     program: subprocess.Popen[str] | None = None
 
@@ -89,7 +91,7 @@ class Bench:
         self.program = self.ours.spawn(
             sys.executable,
             "-m",
-            "tests.interop.wireguard_peer",
+            self.module,
             json.dumps(fields),
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -97,7 +99,16 @@ class Bench:
         assert self.program.stdout is not None
         os.set_blocking(self.program.stdout.fileno(), False)
         self.wait_for("ready")
+        self.ours.run("ip", "link", "set", name, "mtu", "1280")
         configure(self.ours, name, ["10.9.0.2/24", "fd09::2/64"])
+
+    def lose(self, percent: int) -> None:
+        """Loses this share of the datagrams in each direction from now on, drawn in the kernel."""
+        self.theirs.run("nft", "add", "table", "inet", "loss")
+        for hook, match in (("input", "iifname"), ("output", "oifname")):
+            self.theirs.run("nft", "add", "chain", "inet", "loss", hook, f"{{ type filter hook {hook} priority 0; }}")
+            rule = ["meta", "l4proto", "udp", "numgen", "random", "mod", "100", "<", str(percent), "drop"]
+            self.theirs.run("nft", "add", "rule", "inet", "loss", hook, match, "outer", *rule)
 
     def flood(
         self, source: Namespace, host: str, port: int, public: bytes, *, burst: int, interval_s: float, rounds: int
@@ -141,23 +152,31 @@ class Bench:
         assert (sent, answered) == (5, 5), self.lines
 
 
-@pytest.fixture(params=["debian", "newest", "boringtun"])
-def program(request: pytest.FixtureRequest) -> Path:
+DRIVERS = {"packet": "tests.interop.wireguard_peer", "engine": "tests.interop.wireguard_engine"}
+"""Our side: packet by packet in Python on a plain device, or the engine with compiled stages and offloads."""
+COMBINATIONS = [
+    ("debian", "outer-v4", "packet"),
+    ("debian", "outer-v6", "packet"),
+    ("debian", "outer-v4", "engine"),
+    ("debian", "outer-v6", "engine"),
+    ("newest", "outer-v4", "engine"),
+    ("newest", "outer-v6", "packet"),
+    ("boringtun", "outer-v4", "packet"),
+    ("boringtun", "outer-v6", "engine"),
+]
+
+
+@pytest.fixture(params=COMBINATIONS, ids="-".join)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    name, outer, driver = request.param
+    if driver == "engine":
+        pytest.importorskip("firezone.kernels.session", reason="the compiled session table is not built")
     try:
-        return wireguard(request.param)
+        program = wireguard(name)
     except NotAvailable as error:
         pytest.skip(str(error))
     except BuildFailed as error:
         pytest.fail(str(error))
-
-
-@pytest.fixture(params=[False, True], ids=["outer-v4", "outer-v6"])
-def is_ipv6(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-@pytest.fixture
-def bench(program: Path, is_ipv6: bool) -> Iterator[Bench]:
     rng = SeededRng(os.urandom(8))
     with Namespace() as theirs, Namespace() as ours:
         connect(theirs, ours, "outer", ["192.0.2.1/24", "2001:db8::1/64"], ["192.0.2.2/24", "2001:db8::2/64"])
@@ -166,7 +185,7 @@ def bench(program: Path, is_ipv6: bool) -> Iterator[Bench]:
         options = ["--disable-drop-privileges"] if "boringtun" in program.name else []
         theirs.spawn(str(program), "-f", *options, link, env=env, stdout=subprocess.DEVNULL)
         wait_until(lambda: theirs.run("wg", "show", link, check=False).returncode == 0, "wireguard-go", 10.0)
-        yield Bench(theirs, ours, link, rng.bytes(32).hex(), rng.bytes(32).hex(), is_ipv6)
+        yield Bench(theirs, ours, link, rng.bytes(32).hex(), rng.bytes(32).hex(), outer == "outer-v6", DRIVERS[driver])
 
 
 def test_we_initiate(bench: Bench, tmp_path: Path) -> None:
@@ -192,9 +211,9 @@ def test_they_initiate(bench: Bench, tmp_path: Path) -> None:
 
 def test_no_packet_is_lost_while_we_rekey(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=None, has_endpoint=False, tmp_path=tmp_path)
-    bench.start_ours(endpoint=bench.their_endpoint(), timing={"rekey_after": 0.6, "max_jitter": 0.1})
-    sent, answered = bench.ping(bench.ours, INNER_V4[0], "-c300", "-i0.01", "-W2")
-    assert (sent, answered) == (300, 300)
+    bench.start_ours(endpoint=bench.their_endpoint(), timing={"rekey_after": 0.3, "max_jitter": 0.1})
+    sent, answered = bench.ping(bench.ours, INNER_V4[0], "-c200", "-i0.01", "-W2")
+    assert (sent, answered) == (200, 200)
     assert len(bench.events("established")) >= 4
     assert bench.stop_ours()["refused"] == 0
 
@@ -211,11 +230,12 @@ def test_they_start_anew_with_the_same_keys(bench: Bench, tmp_path: Path) -> Non
 
 def test_connects_and_stays_under_loss(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=False, tmp_path=tmp_path)
-    bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), loss=0.1, timing={**FAST, "rekey_after": 1.0})
+    bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), timing={**FAST, "rekey_after": 0.6})
+    bench.lose(10)
     _, warm_up = bench.ping(bench.ours, INNER_V6[0], "-c1", "-w8")
-    assert warm_up == 1
-    sent, answered = bench.ping(bench.ours, INNER_V6[0], "-c200", "-i0.02", "-W2")
-    # Two crossings at 10 % each leave 81 %; rekeys must not add to the loss. Four standard deviations are 11 %.
+    assert warm_up >= 1
+    sent, answered = bench.ping(bench.ours, INNER_V6[0], "-c250", "-i0.01", "-W2")
+    # Two crossings at 10 % each leave 81 %; rekeys must not add to the loss. Four standard deviations are 10 %.
     assert answered / sent > 0.70
     assert len(bench.events("established")) >= 3
     assert bench.events("expired") == []
@@ -254,7 +274,9 @@ def test_their_initiation_gets_through_our_load_with_a_cookie(bench: Bench, tmp_
 
 def test_a_file_arrives_whole_both_ways_over_tcp(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=False, tmp_path=tmp_path)
-    bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), timing={"rekey_after": 0.3})
+    bench.start_ours(
+        endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), timing={"rekey_after": 0.05, "max_jitter": 0.02}
+    )
     for source, target in ((bench.ours, INNER_V6[0]), (bench.theirs, INNER_V4[1])):
         sink = bench.theirs if source is bench.ours else bench.ours
         server = sink.spawn(sys.executable, "-c", TCP_SINK, target, stdout=subprocess.PIPE)

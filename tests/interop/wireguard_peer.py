@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -53,9 +52,6 @@ class Options:
     """`slow` for the plain Python store, `compiled` for the session table."""
     initiate: bool = False
     """Start a handshake without waiting for a packet."""
-    loss: float = 0.0
-    """Share of datagrams lost in each direction."""
-    seed: int = 1
     timing: dict[str, float] = field(default_factory=dict)
     """Fields of `PeerTiming` in seconds."""
 
@@ -66,7 +62,6 @@ class Counters:
 
     sent: int = 0
     received: int = 0
-    lost: int = 0
     refused: int = 0
     cookies: int = 0
     """Cookie replies received."""
@@ -87,7 +82,6 @@ class Program:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.counters = Counters()
-        self._loss = random.Random(options.seed)
         self._tun = open_tun(options.tun)
         family = socket.AF_INET6 if options.is_ipv6 else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
@@ -150,8 +144,6 @@ class Program:
                 datagram, source = self._socket.recvfrom(65536)
             except BlockingIOError:
                 return
-            if self._is_lost():
-                continue
             self.counters.received += 1
             self._handle(datagram, (source[0], source[1]))
             self._flush()
@@ -182,7 +174,7 @@ class Program:
     def _flush(self) -> None:
         while (datagram := self._peer.poll_transmit()) is not None:
             self.counters.cookie_demands += classify(datagram) is MessageType.COOKIE_REPLY
-            if self._endpoint is None or self._is_lost():
+            if self._endpoint is None:
                 continue
             self.counters.sent += 1
             try:
@@ -194,11 +186,6 @@ class Program:
                 say("established", is_initiator=event.is_initiator, is_first=event.is_first)
             else:
                 say("expired", reason=event.reason)
-
-    def _is_lost(self) -> bool:
-        is_lost = self._loss.random() < self.options.loss
-        self.counters.lost += is_lost
-        return is_lost
 
 
 def clock() -> int:
