@@ -26,7 +26,7 @@ class SessionStore(Protocol):
         """Forgets the peer, its path and its sessions; their keys are wiped."""
         ...
 
-    def install(  # noqa: PLR0917 — the order is that of the compiled table
+    def install(
         self,
         peer: PeerRow,
         local_index: int,

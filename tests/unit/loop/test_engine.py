@@ -23,6 +23,7 @@ def udp(payload: bytes, source: str = INNER[0], destination: str = INNER[1], por
 def test_packet_crosses_two_engines_unchanged() -> None:
     alice, bob = pair()
     packets = [udp(b"x" * size) for size in (0, 1, 100, 1252)]
+    bob.tun.coalesce = False
     for packet in packets:
         assert alice.tun.send(packet)
     alice.engine.tick()
@@ -50,6 +51,7 @@ def test_one_failing_packet_costs_only_itself() -> None:
     alice.machine.updates.append(RouteSet(ipaddress.ip_network("203.0.113.9"), None))
     alice.engine.touch()
     alice.machine.failure, alice.machine.fails_on = RemoteError("no"), {lost}
+    bob.tun.coalesce = False
     for number in range(60):
         alice.tun.send(lost if number == 2 else udp(bytes([number])))
     while alice.engine.tick():
@@ -130,7 +132,8 @@ def test_timers_keep_moving_under_load() -> None:
         if alice.machine.deadline is None:
             fired += 1
             alice.machine.deadline = (clock.time, "next")
-    assert fired >= 98
+            alice.engine.touch()
+    assert fired >= 99
 
 
 def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:

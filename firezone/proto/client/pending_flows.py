@@ -1,0 +1,82 @@
+"""Packets that wait for access to a resource, and when the portal is asked for it.
+
+There is no retry timer: applications repeat what they lose, and each repetition asks again, at most every two seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from firezone.base.timing import SECOND
+from firezone.wire.ip import syn_key
+
+if TYPE_CHECKING:
+    from firezone.base.ids import ResourceId
+    from firezone.base.timing import Instant
+    from firezone.wire.ip import IpHeader
+
+INTENT_INTERVAL = 2 * SECOND
+"""Shortest time between two requests for one resource. Half floods the portal while a site is slow, double delays recovery."""
+MAX_BUFFERED = 128
+"""Packets kept per resource, at most 160 KiB; the oldest goes first."""
+
+
+@dataclass(slots=True)
+class PacketBuffer:
+    """Packets in order, without repetitions: an identical packet is not kept twice, a repeated SYN replaces the one before."""
+
+    packets: deque[bytes] = field(default_factory=deque)
+    dropped: int = 0
+    _syns: dict[bytes, bytes] = field(default_factory=dict)
+
+    def add(self, packet: bytes, header: IpHeader) -> None:
+        if packet in self.packets:
+            return
+        key = syn_key(packet, header)
+        if key is not None and (former := self._syns.get(key)) in self.packets:
+            assert former is not None
+            self.packets[self.packets.index(former)] = packet
+            self._syns[key] = packet
+            return
+        if key is not None:
+            self._syns[key] = packet
+        if len(self.packets) == MAX_BUFFERED:
+            self.packets.popleft()
+            self.dropped += 1
+        self.packets.append(packet)
+
+
+@dataclass(slots=True)
+class PendingFlow:
+    """One resource that access was asked for."""
+
+    last_sent: Instant
+    buffer: PacketBuffer = field(default_factory=PacketBuffer)
+
+
+class PendingFlows:
+    """All resources that wait for an answer."""
+
+    def __init__(self) -> None:
+        self._flows: dict[ResourceId, PendingFlow] = {}
+
+    def __contains__(self, resource: ResourceId) -> bool:
+        return resource in self._flows
+
+    def add(self, resource: ResourceId, packet: bytes, header: IpHeader, now: Instant) -> bool:
+        """Keeps a packet. True: the portal must be asked now."""
+        flow = self._flows.get(resource)
+        is_due = flow is None or now - flow.last_sent >= INTENT_INTERVAL
+        if flow is None:
+            flow = self._flows[resource] = PendingFlow(now)
+        elif is_due:
+            flow.last_sent = now
+        flow.buffer.add(packet, header)
+        return is_due
+
+    def take(self, resource: ResourceId) -> list[bytes] | None:
+        """Ends the waiting and returns the packets in order; None when nobody waits."""
+        flow = self._flows.pop(resource, None)
+        return None if flow is None else list(flow.buffer.packets)

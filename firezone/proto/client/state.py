@@ -1,0 +1,338 @@
+"""The client's state: which packet belongs to which resource, who serves it, and how access is asked for.
+
+A packet for a resource that no gateway serves yet is punted here, kept, and the portal is asked for a flow. The answer names a
+gateway; from its connection on, the resource's packets take the compiled path. What the tables say is recomputed from this
+state after every change (`_sync`), so they cannot drift from it.
+
+Source: Firezone `rust/connlib/tunnel/src/client.rs`, without names (DNS resources) and without the Internet resource.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+from firezone.base.errors import NoRelays, UnknownConnection
+from firezone.base.ids import ConnectionId, GatewayId, PeerRow, ResourceId, SiteId
+from firezone.base.net import PROXY_V4, PROXY_V6, SENTINEL_V4, SENTINEL_V6, TUNNEL_V4, TUNNEL_V6, Network
+from firezone.kernels.types import Reason
+from firezone.proto.client.pending_flows import PendingFlows
+from firezone.proto.client.resources import ResourceBook, ResourceView, Status
+from firezone.proto.snownet.events import Role
+from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
+from firezone.proto.updates import PeerFilterSet
+from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip
+from firezone.wire.portal import client as wire
+from firezone.wire.portal.shared import RelaysPresence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firezone.base.net import Address
+    from firezone.base.rng import Rng
+    from firezone.base.timing import Instant, UnixTime
+    from firezone.proto.noise.sessions import SessionStore
+
+FIXED_ROUTES: tuple[Network, ...] = (TUNNEL_V4, PROXY_V4, SENTINEL_V4, TUNNEL_V6, PROXY_V6, SENTINEL_V6)
+"""Always routed to the tunnel."""
+MAX_RECENT_GATEWAYS = 100
+"""Gateways named in an intent as preferred."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunConfig:
+    """How the TUN device must be set up. Emitted when it differs from the last one."""
+
+    ipv4: str
+    ipv6: str
+    routes: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcesUpdated:
+    """The whole list, for display."""
+
+    resources: tuple[ResourceView, ...]
+
+
+@dataclass(slots=True)
+class GatewayOnClient:
+    """What the client knows of a gateway it has a connection with."""
+
+    id: GatewayId
+    site: SiteId
+    ipv4: ipaddress.IPv4Address
+    ipv6: ipaddress.IPv6Address
+    resources: dict[ResourceId, None] = field(default_factory=dict)
+    """Resources it was authorised for; without any the connection is closed."""
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        return ipaddress.ip_network(self.ipv4), ipaddress.ip_network(self.ipv6)
+
+
+class ClientState(TunnelState):
+    """The client's machine."""
+
+    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
+        super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc)
+        self._book = ResourceBook()
+        self._pending = PendingFlows()
+        self._gateways: dict[ConnectionId, GatewayOnClient] = {}
+        self._gateway_of: dict[ResourceId, ConnectionId] = {}
+        self._recent: OrderedDict[GatewayId, None] = OrderedDict()
+        self._own: tuple[Address, ...] = ()
+        self._tun_config: TunConfig | None = None
+        self._last_views: tuple[ResourceView, ...] | None = None
+
+    # commands of the program
+
+    def set_disabled_resources(self, disabled: set[ResourceId], now: Instant) -> None:
+        """Switches resources off (and others on again); traffic of those switched off ends at once."""
+        newly_off = disabled - self._book.disabled
+        self._book.disabled = set(disabled)
+        for resource in sorted(newly_off):
+            self._deactivate(resource, now)
+        self._refresh(now)
+
+    def reset(self, now: Instant) -> None:
+        """Starts over after the network changed: new keys, no connections. Resources, pending intents and the TUN stay."""
+        self.node.reset(now)
+        self._recent.clear()
+        self._gateway_of.clear()
+        self._gateways.clear()
+        self._drain_node(now)
+        self._events.append(ReconnectPortal(self.public_key, "the network changed"))
+        self._refresh(now)
+
+    # portal
+
+    def handle_portal(self, message: wire.FromPortal, now: Instant, utc: UnixTime) -> None:
+        """Takes one message of the portal."""
+        match message:
+            case wire.Init(interface=interface, resources=resources, relays=relays):
+                self._own = (interface.ipv4, interface.ipv6)
+                self._set_resources(resources, now)
+                self._update_relays((), relays, now)
+            case wire.ConfigChanged(interface=interface):
+                self._own = (interface.ipv4, interface.ipv6)
+            case wire.ResourceCreatedOrUpdated(resource=resource):
+                self._add_resource(resource, now)
+            case wire.ResourceDeleted(resource_id=resource_id):
+                self._remove_resource(resource_id, now)
+            case wire.FlowCreated():
+                self._create_flow(message, now)
+            case wire.FlowCreationFailed():
+                self._fail_flow(message)
+            case wire.IceCandidates(gateway_id=gateway, candidates=lines):
+                for line in lines:
+                    self.node.add_remote_candidate(ConnectionId(gateway), line, now)
+            case wire.InvalidateIceCandidates(gateway_id=gateway, candidates=lines):
+                for line in lines:
+                    self.node.remove_remote_candidate(ConnectionId(gateway), line, now)
+            case RelaysPresence(disconnected_ids=gone, connected=relays):
+                self._update_relays(gone, relays, now)
+            case _:
+                assert_never(message)
+        self._refresh(now)
+
+    def _set_resources(self, resources: Iterable[wire.Resource], now: Instant) -> None:
+        """Applies a whole list without touching what stays in it."""
+        listed = list(resources)
+        wanted = {resource.id for resource in listed}
+        for resource_id in [known for known in self._book.resources if known not in wanted]:
+            self._remove_resource(resource_id, now)
+        for resource in listed:
+            self._add_resource(resource, now)
+
+    def _add_resource(self, resource: wire.Resource, now: Instant) -> None:
+        if self._book.must_restart(resource):
+            self._remove_resource(resource.id, now)
+        self._book.resources[resource.id] = resource
+
+    def _remove_resource(self, resource_id: ResourceId, now: Instant) -> None:
+        self._deactivate(resource_id, now)
+        self._book.resources.pop(resource_id, None)
+
+    def _deactivate(self, resource_id: ResourceId, now: Instant) -> None:
+        """Ends a resource's traffic; a gateway without any resource left is told goodbye."""
+        self._pending.take(resource_id)
+        cid = self._gateway_of.pop(resource_id, None)
+        gateway = self._gateways.get(cid) if cid is not None else None
+        if cid is None or gateway is None:
+            return
+        gateway.resources.pop(resource_id, None)
+        if not gateway.resources:
+            self.node.close_connection(cid, now)
+            self.node.remove_connection(cid)
+            self._drain_node(now)
+            self._on_gone(cid, now)
+
+    def _create_flow(self, message: wire.FlowCreated, now: Instant) -> None:
+        """Connects to the gateway the portal chose and hands it what waited. An answer nobody waits for is ignored."""
+        resource = self._book.resources.get(message.resource_id)
+        if resource is None or (packets := self._pending.take(resource.id)) is None:
+            return
+        cid = ConnectionId(message.gateway_id)
+        try:
+            self.node.upsert_connection(
+                cid,
+                bytes(message.gateway_public_key),
+                message.preshared_key.reveal(),
+                credentials(message.client_ice_credentials),
+                credentials(message.gateway_ice_credentials),
+                now,
+            )
+        except NoRelays:
+            self._events.append(ReconnectPortal(self.public_key, "no address to offer to gateways"))
+            return
+        self._move_to_gateway(resource.id, message, cid)
+        self._recent[message.gateway_id] = None
+        self._recent.move_to_end(message.gateway_id)
+        while len(self._recent) > MAX_RECENT_GATEWAYS:
+            self._recent.popitem(last=False)
+        self._drain_node(now)
+        for packet in packets:
+            self._encapsulate(cid, packet, now)
+
+    def _move_to_gateway(self, resource: ResourceId, message: wire.FlowCreated, cid: ConnectionId) -> None:
+        former = self._gateway_of.get(resource)
+        if former is not None and former != cid and former in self._gateways:
+            self._gateways[former].resources.pop(resource, None)
+        gateway = self._gateways.get(cid)
+        if gateway is None:
+            gateway = GatewayOnClient(message.gateway_id, message.site_id, message.gateway_ipv4, message.gateway_ipv6)
+            self._gateways[cid] = gateway
+        gateway.ipv4, gateway.ipv6, gateway.site = message.gateway_ipv4, message.gateway_ipv6, message.site_id
+        gateway.resources[resource] = None
+        self._gateway_of[resource] = cid
+
+    def _fail_flow(self, message: wire.FlowCreationFailed) -> None:
+        resource = self._book.resources.get(message.resource_id)
+        if resource is None or message.reason != wire.OFFLINE:
+            return  # What waits stays; the application's next packet asks again.
+        self._pending.take(resource.id)
+        self._book.set_site_status([site.id for site in resource.sites], Status.OFFLINE)
+
+    # packets
+
+    def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:
+        """Takes a packet from TUN: for a resource that nobody serves yet, or for a gateway that has no session right now."""
+        header = decode_ip(packet)
+        if not self._is_admissible(header):
+            return
+        gateway = self._gateway_at(header.destination)
+        if gateway is not None:
+            self._encapsulate(gateway, packet, now)
+            return
+        resource = self._book.match(header.destination)
+        if resource is None or any(header.destination in closed for closed in FIXED_ROUTES):
+            return
+        cid = self._gateway_of.get(resource.id)
+        if cid is not None and self.node.row_of(cid) is not None:
+            self._encapsulate(cid, packet, now)
+        elif self._pending.add(resource.id, packet, header, now):
+            self._events.append(
+                SendToPortal(wire.CreateFlow(resource_id=resource.id, connected_gateway_ids=tuple(sorted(self._recent))))
+            )
+
+    def _is_admissible(self, header: IpHeader) -> bool:
+        """Keeps out what would raise intents for nothing: noise of the host, foreign sources, protocols no gateway forwards."""
+        if header.destination.is_multicast or header.destination in self._own or header.source not in self._own:
+            return False
+        if header.protocol in (ICMP, ICMPV6):
+            return header.source_port is not None
+        return header.protocol in (TCP, UDP)
+
+    def _gateway_at(self, address: Address) -> ConnectionId | None:
+        return next((cid for cid, gateway in self._gateways.items() if address in (gateway.ipv4, gateway.ipv6)), None)
+
+    def _encapsulate(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        try:
+            self.node.encapsulate(cid, packet, now)
+        except UnknownConnection:
+            self._on_gone(cid, now)
+        finally:
+            self._drain_node(now)
+
+    def handle_refused(self, row: PeerRow, packet: bytes, reason: Reason, now: Instant) -> None:
+        """A gateway sent something from an address it has no business with: dropped; the counters tell."""
+
+    def _admit(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        if packet[0] >> 4 == 6 and packet[6] == 0xFF and not any(packet[8:40]):
+            self._handle_control(cid, packet, now)
+            return
+        header = decode_ip(packet)
+        allowed = self._allowed_sources(cid)
+        if any(header.source.version == network.version and header.source in network for network in allowed):
+            self._packets.append(packet)
+
+    # reactions
+
+    def _on_candidates(self, cid: ConnectionId, candidates: tuple[str, ...], *, are_new: bool) -> object:
+        gateways = (GatewayId(cid),)
+        if are_new:
+            return wire.BroadcastIceCandidates(gateway_ids=gateways, candidates=candidates)
+        return wire.BroadcastInvalidatedIceCandidates(gateway_ids=gateways, candidates=candidates)
+
+    def _on_established(self, cid: ConnectionId, now: Instant) -> None:
+        gateway = self._gateways.get(cid)
+        if gateway is not None:
+            self._book.set_site_status([gateway.site], Status.ONLINE)
+            self._refresh(now)
+
+    def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
+        gateway = self._gateways.pop(cid, None)
+        self._gateway_of = {resource: at for resource, at in self._gateway_of.items() if at != cid}
+        if gateway is not None:
+            self._book.set_site_status([gateway.site], Status.UNKNOWN)
+        self._set_filter(cid, None)
+        self._refresh(now)
+
+    # what follows from the state
+
+    def _refresh(self, now: Instant) -> None:
+        """Brings tables, TUN configuration and the displayed list in line with the state."""
+        self._book.recompute(lambda resource: resource in self._gateway_of)
+        self._sync()
+        self._announce()
+        self._drain_node(now)
+
+    def _sync(self) -> None:
+        routes: dict[Network, PeerRow | None] = {}
+        for network, resource in self._book.active.items():
+            cid = self._gateway_of.get(resource.id)
+            routes[network] = None if cid is None else self.node.row_of(cid)
+        for cid, gateway in self._gateways.items():
+            row = self.node.row_of(cid)
+            routes |= dict.fromkeys(gateway.networks, row)
+            local = tuple(ipaddress.ip_network(address) for address in self._own)
+            self._set_filter(cid, None if row is None else PeerFilterSet(row, remote=self._allowed_sources(cid), local=local))
+        self._set_routes(routes)
+
+    def _allowed_sources(self, cid: ConnectionId) -> tuple[Network, ...]:
+        gateway = self._gateways.get(cid)
+        if gateway is None:
+            return ()
+        resources = (self._book.resources.get(resource) for resource in gateway.resources)
+        return (*gateway.networks, *(r.address for r in resources if isinstance(r, wire.CidrResource)))
+
+    def _announce(self) -> None:
+        if self._own:
+            routes = (*self._book.active, *FIXED_ROUTES)
+            config = TunConfig(str(self._own[0]), str(self._own[1]), tuple(sorted(set(routes), key=str)))
+            if config != self._tun_config:
+                self._tun_config = config
+                self._replace_event(config)
+        views = self._book.views()
+        if self._own and views != self._last_views:
+            self._last_views = views
+            self._replace_event(ResourcesUpdated(views))
+
+    def _replace_event(self, event: TunConfig | ResourcesUpdated) -> None:
+        """Queues an event of which only the newest counts."""
+        for former in [former for former in self._events if type(former) is type(event)]:
+            self._events.remove(former)
+        self._events.append(event)

@@ -1,0 +1,1 @@
+"""The gateway's state machine: authorisations, filters, refusals."""

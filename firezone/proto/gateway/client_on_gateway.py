@@ -1,0 +1,101 @@
+"""What the gateway knows of one client: its tunnel addresses and the resources it may use, each until an instant or for ever."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from firezone.base.timing import SECOND
+from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules
+from firezone.wire.portal import gateway as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firezone.base.ids import ClientId, ResourceId
+    from firezone.base.net import Address, Network
+    from firezone.base.timing import UnixTime
+    from firezone.proto.updates import Rule
+
+
+@dataclass(slots=True)
+class Authorization:
+    """One resource a client may use."""
+
+    resource: wire.Resource
+    expires_at: UnixTime | None
+    """None: never. Valid while this lies in the future."""
+
+    def is_expired(self, utc: UnixTime) -> bool:
+        return self.expires_at is not None and self.expires_at <= utc
+
+
+@dataclass(slots=True)
+class ClientOnGateway:
+    """One client. It outlives its connection: the client may come back with the same authorisations."""
+
+    id: ClientId
+    ipv4: ipaddress.IPv4Address
+    ipv6: ipaddress.IPv6Address
+    authorizations: dict[ResourceId, Authorization] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        """The client's own addresses as host networks."""
+        return ipaddress.ip_network(self.ipv4), ipaddress.ip_network(self.ipv6)
+
+    def allow(self, resource: wire.Resource, expires_at: UnixTime | None) -> bool:
+        """Grants a resource, or renews a grant: filters and expiry are replaced. False: it is known as another kind."""
+        known = self.authorizations.get(resource.id)
+        if known is not None and type(known.resource) is not type(resource):
+            return False
+        self.authorizations[resource.id] = Authorization(resource, expires_at)
+        return True
+
+    def update(self, resource: wire.Resource) -> bool:
+        """Takes new filters of a resource. False: it is not granted, or of another kind."""
+        known = self.authorizations.get(resource.id)
+        if known is None or type(known.resource) is not type(resource):
+            return False
+        known.resource = resource
+        return True
+
+    def set_expiry(self, resource: ResourceId, expires_at: UnixTime) -> bool:
+        """Replaces the expiry of a grant. False: there is no such grant."""
+        known = self.authorizations.get(resource)
+        if known is None:
+            return False
+        known.expires_at = expires_at
+        return True
+
+    def retain(self, resources: Iterable[ResourceId]) -> list[ResourceId]:
+        """Keeps only the resources that are listed; returns what was taken away."""
+        listed = set(resources)
+        gone = [resource for resource in self.authorizations if resource not in listed]
+        for resource in gone:
+            del self.authorizations[resource]
+        return gone
+
+    def expire(self, utc: UnixTime) -> list[ResourceId]:
+        """Takes away what has expired and returns it."""
+        gone = [resource for resource, grant in self.authorizations.items() if grant.is_expired(utc)]
+        for resource in gone:
+            del self.authorizations[resource]
+        return gone
+
+    def rules(self, own: Iterable[Address]) -> tuple[Rule, ...]:
+        """Returns the filter rules of everything granted. `own` are the gateway's tunnel addresses."""
+        grants = []
+        for grant in self.authorizations.values():
+            match grant.resource:
+                case wire.CidrResource() as resource:
+                    grants.append(Grant(resource.address, resource.filters))
+                case wire.InternetResource():
+                    grants.extend(Grant(network, ()) for network in INTERNET)
+        return build_rules(grants, own)
+
+
+def unix_time(seconds: int | None) -> UnixTime | None:
+    """Converts the portal's Unix seconds to nanoseconds."""
+    return None if seconds is None else seconds * SECOND

@@ -1,0 +1,104 @@
+"""What one client may reach: the rules of its resources, merged so that the longest prefix alone decides.
+
+Overlapping resources are a union: every rule also holds what all wider networks of the same client permit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from firezone.base.net import TUNNEL_V4, TUNNEL_V6, Network
+from firezone.proto.updates import Rule
+from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firezone.base.net import Address
+    from firezone.wire.portal.shared import Filter
+
+INTERNET: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One resource as far as filters care."""
+
+    network: Network
+    filters: tuple[Filter, ...]
+    """Empty: everything."""
+
+
+def build_rules(grants: Iterable[Grant], own: Iterable[Address]) -> tuple[Rule, ...]:
+    """Returns one rule per network, wider grants merged in.
+
+    The tunnel's own ranges are closed, whatever covers them, so that clients cannot reach each other through a gateway; the
+    gateway's own tunnel addresses (`own`) are open.
+    """
+    grants = list(grants)
+    rules = {grant.network: _merge(grant.network, [g for g in grants if _covers(g.network, grant.network)]) for grant in grants}
+    for closed in (TUNNEL_V4, TUNNEL_V6):
+        rules = {network: rule for network, rule in rules.items() if not _covers(closed, network)}
+        rules[closed] = Rule(closed)
+    for address in own:
+        host = ipaddress.ip_network(address)
+        rules[host] = Rule(host, permit_all=True)
+    return tuple(rules.values())
+
+
+def permits(rules: Iterable[Rule], address: Address, protocol: int, port: int | None) -> bool:
+    """Judges one packet as the compiled filter does: the longest prefix that contains the address decides."""
+    matching = [rule for rule in rules if rule.network.version == address.version and address in rule.network]
+    if not matching:
+        return False
+    rule = max(matching, key=lambda rule: rule.network.prefixlen)
+    if rule.permit_all:
+        return True
+    if protocol == TCP:
+        return _contains(rule.tcp, port)
+    if protocol == UDP:
+        return _contains(rule.udp, port)
+    return rule.icmp and protocol in (ICMP, ICMPV6)
+
+
+def permits_outbound(rules: Iterable[Rule], header: IpHeader) -> bool:
+    """Judges a packet on its way from the client to a resource."""
+    return permits(rules, header.destination, header.protocol, header.destination_port)
+
+
+def _covers(wide: Network, narrow: Network) -> bool:
+    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
+
+
+def _merge(network: Network, grants: list[Grant]) -> Rule:
+    if any(not grant.filters for grant in grants):
+        return Rule(network, permit_all=True)
+    filters = [item for grant in grants for item in grant.filters]
+    return Rule(
+        network,
+        tcp=_ranges(filters, "tcp"),
+        udp=_ranges(filters, "udp"),
+        icmp=any(item.protocol == "icmp" for item in filters),
+    )
+
+
+def _ranges(filters: list[Filter], protocol: str) -> tuple[tuple[int, int], ...]:
+    """Returns the sorted, merged port ranges of one protocol. A range that ends before it starts permits nothing."""
+    wanted = sorted(
+        (item.port_range_start, item.port_range_end)
+        for item in filters
+        if item.protocol == protocol and item.port_range_start <= item.port_range_end
+    )
+    merged: list[tuple[int, int]] = []
+    for start, end in wanted:
+        if merged and start <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def _contains(ranges: Iterable[tuple[int, int]], port: int | None) -> bool:
+    return port is not None and any(start <= port <= end for start, end in ranges)

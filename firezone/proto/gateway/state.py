@@ -1,0 +1,291 @@
+"""The gateway's state: who may reach what, told by the portal and enforced by the compiled tables.
+
+The portal authorises a client for a resource; the client's connection gets a filter over everything it was granted. Packets that
+the filter refuses come back here and are answered with ICMP. Authorisations outlive connections and portal outages; they end
+by the portal's word, by their expiry, or by the client's goodbye.
+
+Source: Firezone `rust/connlib/tunnel/src/gateway.rs`, with the rules of its newest version for re-sync and renewal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from firezone.base.errors import NoRelays, UnknownConnection, WireError
+from firezone.base.ids import ClientId, ConnectionId
+from firezone.base.timing import SECOND, earliest
+from firezone.kernels.types import Reason
+from firezone.proto.gateway.client_on_gateway import ClientOnGateway, unix_time
+from firezone.proto.gateway.filter_set import permits_outbound
+from firezone.proto.snownet.events import Role
+from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
+from firezone.proto.updates import PeerFilterSet
+from firezone.wire.ip import decode_ip, prohibited
+from firezone.wire.portal import gateway as wire
+from firezone.wire.portal.shared import RelaysPresence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firezone.base.ids import PeerRow, ResourceId
+    from firezone.base.net import Address, Network
+    from firezone.base.rng import Rng
+    from firezone.base.timing import Instant, UnixTime
+    from firezone.proto.noise.sessions import SessionStore
+
+SWEEP_INTERVAL = SECOND
+"""Grain of expiry."""
+REFUSALS_PER_SECOND = 1000
+"""ICMP errors per client and second. The first packets of every flow must be answered: clients ask for access anew on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTunConfig:
+    """The gateway's own tunnel addresses; emitted on every `init`, applied idempotently."""
+
+    ipv4: str
+    ipv6: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessChanged:
+    """An authorisation came or went, for the log."""
+
+    client: ClientId
+    resource: ResourceId
+    what: str
+    """granted, expired, revoked or updated."""
+
+
+class GatewayState(TunnelState):
+    """The gateway's machine."""
+
+    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
+        super().__init__(Role.GATEWAY, store=store, rng=rng, now=now, utc=utc)
+        self._own: tuple[Address, ...] = ()
+        """Our tunnel addresses; empty before the first `init`."""
+        self._clients: dict[ConnectionId, ClientOnGateway] = {}
+        self._by_address: dict[Address, ConnectionId] = {}
+        self._next_sweep: Instant | None = None
+        self._refusals: dict[ConnectionId, tuple[Instant, int]] = {}
+
+    # portal
+
+    def handle_portal(self, message: wire.FromPortal, now: Instant, utc: UnixTime) -> None:
+        """Takes one message of the portal."""
+        match message:
+            case wire.Init():
+                self._handle_init(message, now)
+            case wire.AuthorizeFlow():
+                self._authorize(message, now)
+            case wire.RejectAccess(client_id=client, resource_id=resource):
+                self._revoke(client, resource, now)
+            case wire.AccessAuthorizationExpiryUpdated():
+                self._set_expiry(message.client_id, message.resource_id, message.expires_at)
+            case wire.ResourceUpdated(resource=resource):
+                self._update_resource(resource)
+            case wire.IceCandidates(client_id=client, candidates=lines):
+                for line in lines:
+                    self.node.add_remote_candidate(ConnectionId(client), line, now)
+            case wire.InvalidateIceCandidates(client_id=client, candidates=lines):
+                for line in lines:
+                    self.node.remove_remote_candidate(ConnectionId(client), line, now)
+            case RelaysPresence(disconnected_ids=gone, connected=relays):
+                self._update_relays(gone, relays, now)
+            case _:
+                assert_never(message)
+        self._drain_node(now)
+
+    def _handle_init(self, message: wire.Init, now: Instant) -> None:
+        """Re-synchronises: what is not listed is revoked, also for clients that are not listed at all."""
+        self._update_relays((), message.relays, now)
+        self._own = (message.interface.ipv4, message.interface.ipv6)
+        listed: dict[ConnectionId, list[wire.Authorization]] = {cid: [] for cid in self._clients}
+        for authorization in message.authorizations:
+            listed.setdefault(ConnectionId(authorization.client_id), []).append(authorization)
+        for cid, authorizations in listed.items():
+            client = self._clients.get(cid)
+            if client is None:
+                continue
+            for resource in client.retain(authorization.resource_id for authorization in authorizations):
+                self._events.append(AccessChanged(client.id, resource, "revoked"))
+            for authorization in authorizations:
+                client.set_expiry(authorization.resource_id, authorization.expires_at * SECOND)
+            self._sync(cid)
+        self._events.append(GatewayTunConfig(str(message.interface.ipv4), str(message.interface.ipv6)))
+
+    def _authorize(self, message: wire.AuthorizeFlow, now: Instant) -> None:
+        """Grants a resource and makes or keeps the connection; the answer goes out before our candidates."""
+        if not self._own:
+            return  # Nothing could be routed yet; the client asks again after our `init`.
+        wanted = message.client
+        cid = ConnectionId(wanted.id)
+        try:
+            self.node.upsert_connection(
+                cid,
+                bytes(wanted.public_key),
+                wanted.preshared_key.reveal(),
+                credentials(message.gateway_ice_credentials),
+                credentials(message.client_ice_credentials),
+                now,
+            )
+        except NoRelays:
+            self._events.append(ReconnectPortal(self.public_key, "no address to offer to clients"))
+            return
+        client = self._clients.get(cid)
+        if client is None or (client.ipv4, client.ipv6) != (wanted.ipv4, wanted.ipv6):
+            self._forget_addresses(client)
+            client = ClientOnGateway(wanted.id, wanted.ipv4, wanted.ipv6, client.authorizations if client else {})
+            self._clients[cid] = client
+            self._by_address |= {wanted.ipv4: cid, wanted.ipv6: cid}
+        if client.allow(message.resource, unix_time(message.expires_at)):
+            self._events.append(AccessChanged(client.id, message.resource.id, "granted"))
+        self._events.append(SendToPortal(wire.FlowAuthorized(ref=message.ref)))
+        self._sync(cid)
+
+    def _revoke(self, client_id: ClientId, resource: ResourceId, now: Instant) -> None:
+        cid = ConnectionId(client_id)
+        client = self._clients.get(cid)
+        if client is None:
+            return
+        if client.authorizations.pop(resource, None) is not None:
+            self._events.append(AccessChanged(client_id, resource, "revoked"))
+        self._sync_or_close(cid, now)
+
+    def _set_expiry(self, client_id: ClientId, resource: ResourceId, seconds: int) -> None:
+        client = self._clients.get(ConnectionId(client_id))
+        if client is not None and client.set_expiry(resource, seconds * SECOND):
+            self._events.append(AccessChanged(client_id, resource, "updated"))
+
+    def _update_resource(self, resource: wire.Resource) -> None:
+        for cid, client in self._clients.items():
+            if client.update(resource):
+                self._sync(cid)
+
+    # packets
+
+    def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:
+        """Takes a packet for a client whose connection has no session or no path at the moment.
+
+        Raises: UnknownConnection, StillConnecting: the packet is lost, a gateway only answers.
+        """
+        cid = self._by_address.get(decode_ip(packet).destination)
+        if cid is None:
+            raise UnknownConnection("A packet is for a client that is not here.")
+        try:
+            self.node.encapsulate(cid, packet, now)
+        finally:
+            self._drain_node(now)
+
+    def handle_refused(self, row: PeerRow, packet: bytes, reason: Reason, now: Instant) -> None:
+        """Answers a refused packet with ICMP "prohibited", at a bounded rate per client."""
+        cid = self.node.connection_of(row)
+        if cid is not None:
+            self._refuse(cid, packet, now)
+
+    def _refuse(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        since, count = self._refusals.get(cid, (now, 0))
+        if now - since >= SECOND:
+            since, count = now, 0
+        self._refusals[cid] = since, count + 1
+        if count >= REFUSALS_PER_SECOND or decode_ip(packet).is_icmp_error:
+            return
+        try:
+            self.node.encapsulate(cid, prohibited(packet), now)
+        finally:
+            self._drain_node(now)
+
+    def _admit(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        client = self._clients.get(cid)
+        if client is None:
+            return
+        if packet[0] >> 4 == 6 and packet[6] == 0xFF and not any(packet[8:40]):
+            self._handle_control(cid, packet, now)
+            return
+        try:
+            header = decode_ip(packet)
+        except WireError:
+            return
+        is_own = header.source in (client.ipv4, client.ipv6)
+        if is_own and permits_outbound(client.rules(self._own), header):
+            self._packets.append(packet)
+        else:
+            self._refuse(cid, packet, now)
+
+    # time
+
+    def handle_timeout(self, now: Instant, utc: UnixTime) -> None:
+        super().handle_timeout(now, utc)
+        if self._next_sweep is None or now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL if self._clients else None
+            self._sweep(now, utc)
+
+    def poll_timeout(self) -> tuple[Instant, str] | None:
+        sweep = (self._next_sweep, "expiry of authorisations") if self._next_sweep is not None else None
+        return earliest(self.node.poll_timeout(), sweep)
+
+    def _sweep(self, now: Instant, utc: UnixTime) -> None:
+        for cid, client in list(self._clients.items()):
+            expired = client.expire(utc)
+            for resource in expired:
+                self._events.append(AccessChanged(client.id, resource, "expired"))
+            if expired or not client.authorizations:
+                self._sync_or_close(cid, now)
+
+    # reactions
+
+    def _on_candidates(self, cid: ConnectionId, candidates: tuple[str, ...], *, are_new: bool) -> object:
+        clients = (ClientId(cid),)
+        if are_new:
+            return wire.BroadcastIceCandidates(client_ids=clients, candidates=candidates)
+        return wire.BroadcastInvalidatedIceCandidates(client_ids=clients, candidates=candidates)
+
+    def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
+        """A connection is gone; the client stays known until it says goodbye or loses its last resource."""
+        self._sync(cid)
+
+    def _handle_control(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        super()._handle_control(cid, packet, now)
+        if self.node.row_of(cid) is None:
+            self._forget(cid)
+
+    # tables
+
+    def _sync_or_close(self, cid: ConnectionId, now: Instant) -> None:
+        """Closes a client without resources, with a goodbye; otherwise brings its filter in line."""
+        if self._clients[cid].authorizations:
+            self._sync(cid)
+            return
+        self.node.close_connection(cid, now)
+        self.node.remove_connection(cid)
+        self._drain_node(now)
+        self._forget(cid)
+
+    def _forget(self, cid: ConnectionId) -> None:
+        self._forget_addresses(self._clients.pop(cid, None))
+        self._refusals.pop(cid, None)
+        self._sync(cid)
+
+    def _forget_addresses(self, client: ClientOnGateway | None) -> None:
+        if client is not None:
+            self._by_address.pop(client.ipv4, None)
+            self._by_address.pop(client.ipv6, None)
+
+    def _sync(self, cid: ConnectionId) -> None:
+        """Makes the tables say of a client what its authorisations say."""
+        client, row = self._clients.get(cid), self.node.row_of(cid)
+        if self._next_sweep is None and self._clients:
+            self._next_sweep = 0  # At once: the sweep sets its own pace from then on.
+        if client is None or row is None:
+            self._set_filter(cid, None)
+        else:
+            self._set_filter(cid, PeerFilterSet(row, remote=client.networks, rules=client.rules(self._own)))
+        self._set_routes(dict(self._client_routes()))
+
+    def _client_routes(self) -> Iterable[tuple[Network, PeerRow]]:
+        for cid, client in self._clients.items():
+            row = self.node.row_of(cid)
+            if row is not None:
+                for network in client.networks:
+                    yield network, row

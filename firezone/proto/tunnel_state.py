@@ -1,0 +1,244 @@
+"""What the client's state and the gateway's have in common: a Node below, queues above, tables kept in line with both.
+
+A subclass says what a connection is worth (routes, filters) and reacts to what happens to it; the rest is here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from firezone.base.errors import WireError
+from firezone.base.ids import ConnectionId, PeerRow, RelayId
+from firezone.base.net import Network
+from firezone.proto.ice.checks import IceCredentials
+from firezone.proto.snownet.events import (
+    ConnectionClosed,
+    ConnectionEstablished,
+    ConnectionFailed,
+    InvalidateIceCandidate,
+    NewIceCandidate,
+    Role,
+)
+from firezone.proto.snownet.node import Node
+from firezone.proto.snownet.relays import Relay
+from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, RouteRemoved, RouteSet, TableUpdate
+from firezone.wire.control import ControlEvent, decode_control
+from firezone.wire.portal import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from firezone.base.net import Endpoint, Transmit
+    from firezone.base.rng import Rng
+    from firezone.base.timing import Instant, UnixTime
+    from firezone.proto.noise.sessions import SessionStore
+    from firezone.proto.snownet.events import NodeEvent
+
+
+@dataclass(frozen=True, slots=True)
+class SendToPortal:
+    """A message for the portal."""
+
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class ReconnectPortal:
+    """Log in again: a fresh `init` is needed. `public_key` is ours from now on."""
+
+    public_key: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """A connection came up or went, for the log."""
+
+    cid: ConnectionId
+    is_up: bool
+    detail: str
+
+
+class TunnelState:
+    """The common half of a machine; `proto.machine.Machine` is its contract with the loop."""
+
+    def __init__(self, role: Role, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
+        self.node = Node(role, store=store, rng=rng, now=now, utc=utc)
+        self._events: deque[object] = deque()
+        self._updates: deque[TableUpdate] = deque()
+        self._packets: deque[bytes] = deque()
+        self._rows: dict[ConnectionId, PeerRow] = {}
+        """Rows that the tables know a filter for."""
+        self._filters: dict[ConnectionId, PeerFilterSet] = {}
+        """Those filters."""
+        self._routes: dict[Network, PeerRow | None] = {}
+        """Routes that the tables know."""
+
+    @property
+    def public_key(self) -> bytes:
+        """Our WireGuard key, as the portal must know it."""
+        return self.node.public_key
+
+    # inputs
+
+    def set_local_addresses(self, addresses: list[Endpoint], now: Instant) -> None:
+        """Takes the addresses our sockets can be reached at."""
+        self.node.set_local_addresses(addresses, now)
+        self._drain_node(now)
+
+    def handle_activity(self, records: NDArray[Any], now: Instant) -> None:
+        self.node.handle_activity(records, now)
+        self._drain_node(now)
+
+    def handle_datagram(self, local: Endpoint, remote: Endpoint, datagram: bytes, ecn: int, now: Instant) -> None:
+        try:
+            opened = self.node.handle_datagram(local, remote, datagram, now)
+        finally:
+            self._drain_node(now)
+        if opened is not None:
+            self._admit(*opened, now)
+
+    def handle_control(self, row: PeerRow, packet: bytes, now: Instant) -> None:
+        cid = self.node.connection_of(row)
+        if cid is not None:
+            self._handle_control(cid, packet, now)
+
+    def handle_timeout(self, now: Instant, utc: UnixTime) -> None:
+        self.node.handle_timeout(now)
+        self._drain_node(now)
+
+    def shutdown(self, now: Instant) -> None:
+        """Says goodbye to every peer."""
+        self.node.close_all(now)
+        self._drain_node(now)
+
+    # outputs
+
+    def poll_timeout(self) -> tuple[Instant, str] | None:
+        return self.node.poll_timeout()
+
+    def poll_transmit(self) -> Transmit | None:
+        return self.node.poll_transmit()
+
+    def poll_packet(self) -> bytes | None:
+        return self._packets.popleft() if self._packets else None
+
+    def poll_update(self) -> TableUpdate | None:
+        return self._updates.popleft() if self._updates else None
+
+    def poll_event(self) -> object | None:
+        return self._events.popleft() if self._events else None
+
+    # for subclasses to say
+
+    def _on_candidates(self, cid: ConnectionId, candidates: tuple[str, ...], *, are_new: bool) -> object:
+        """Returns the portal message that carries our candidates to the peer."""
+        raise NotImplementedError
+
+    def _on_established(self, cid: ConnectionId, now: Instant) -> None:
+        """Reacts to a connection that works."""
+
+    def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
+        """Reacts to a connection that failed, was closed, or whose peer said goodbye."""
+        raise NotImplementedError
+
+    def _admit(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        """Judges a packet that was opened off the fast path; what may pass goes to TUN."""
+        raise NotImplementedError
+
+    # in common
+
+    def _update_relays(self, remove: Iterable[str], relays: Iterable[shared.Relay], now: Instant) -> None:
+        self.node.update_relays([RelayId(relay) for relay in remove], group_relays(relays), now)
+
+    def _handle_control(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        try:
+            control = decode_control(packet)
+        except WireError:
+            return
+        if control.event == ControlEvent.GOODBYE:
+            self.node.remove_connection(cid)
+            self._events.append(ConnectionChanged(cid, False, "the peer said goodbye"))
+            self._on_gone(cid, now)
+
+    def _drain_node(self, now: Instant) -> None:
+        """Turns what the node has to tell into messages and reactions; candidates of one drain share one message."""
+        added: dict[ConnectionId, list[str]] = {}
+        removed: dict[ConnectionId, list[str]] = {}
+        while (event := self.node.poll_event()) is not None:
+            self._handle_node_event(event, added, removed, now)
+        for are_new, batches in ((True, added), (False, removed)):
+            for cid, lines in batches.items():
+                self._events.append(SendToPortal(self._on_candidates(cid, tuple(dict.fromkeys(lines)), are_new=are_new)))
+
+    def _handle_node_event(
+        self, event: NodeEvent, added: dict[ConnectionId, list[str]], removed: dict[ConnectionId, list[str]], now: Instant
+    ) -> None:
+        match event:
+            case NewIceCandidate(cid, line):
+                added.setdefault(cid, []).append(line)
+            case InvalidateIceCandidate(cid, line):
+                removed.setdefault(cid, []).append(line)
+            case ConnectionEstablished(cid):
+                self._events.append(ConnectionChanged(cid, True, _describe_path(self.node, cid)))
+                self._on_established(cid, now)
+            case ConnectionFailed(cid, reason):
+                self._events.append(ConnectionChanged(cid, False, reason))
+                self._on_gone(cid, now)
+            case ConnectionClosed(cid):
+                self._events.append(ConnectionChanged(cid, False, "closed"))
+                self._on_gone(cid, now)
+
+    def _set_filter(self, cid: ConnectionId, wanted: PeerFilterSet | None) -> None:
+        """Brings the filter of a connection's row in line; a row that is no longer the connection's loses its own."""
+        row = wanted.peer if wanted is not None else None
+        known = self._rows.get(cid)
+        if known is not None and known != row:
+            self._updates.append(PeerFilterRemoved(known))
+            del self._rows[cid], self._filters[cid]
+        if wanted is not None and self._filters.get(cid) != wanted:
+            self._updates.append(wanted)
+        if wanted is not None:
+            self._rows[cid], self._filters[cid] = wanted.peer, wanted
+        else:
+            self._filters.pop(cid, None)
+
+    def _set_routes(self, wanted: dict[Network, PeerRow | None]) -> None:
+        """Brings the route table in line with `wanted`, changing only what differs."""
+        for network in [network for network in self._routes if network not in wanted]:
+            self._updates.append(RouteRemoved(network))
+        for network, row in wanted.items():
+            if network not in self._routes or self._routes[network] != row:
+                self._updates.append(RouteSet(network, row))
+        self._routes = wanted
+
+
+def credentials(wire: shared.IceCredentials) -> IceCredentials:
+    """Converts the portal's credentials to the agent's."""
+    return IceCredentials(wire.username, wire.password.reveal())
+
+
+def group_relays(entries: Iterable[shared.Relay]) -> list[Relay]:
+    """Merges neighbouring entries of one id into one relay with an address per family; entries of type stun are ignored."""
+    groups: list[Relay] = []
+    for entry in entries:
+        if not isinstance(entry, shared.TurnRelay):
+            continue
+        relay_id, endpoint = RelayId(entry.id), entry.endpoint
+        previous = groups[-1] if groups and groups[-1].id == relay_id else None
+        ipv4 = endpoint if endpoint.is_ipv4 else None
+        ipv6 = None if endpoint.is_ipv4 else endpoint
+        if previous is not None:
+            groups.pop()
+            ipv4, ipv6 = previous.ipv4 or ipv4, previous.ipv6 or ipv6
+        groups.append(Relay(relay_id, ipv4, ipv6, entry.username, entry.password.reveal()))
+    return groups
+
+
+def _describe_path(node: Node, cid: ConnectionId) -> str:
+    path = node.path_of(cid)
+    return "established" if path is None else f"established over {path.remote}"
