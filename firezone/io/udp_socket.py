@@ -305,9 +305,7 @@ class UdpSockets:
             udp.close()
         self._sockets.clear()
 
-    def _send_rest(
-        self, udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant
-    ) -> None:
+    def _send_rest(self, udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
         """Goes on with a run that stopped at `row`: later, without the refused feature, or behind the refused datagram."""
         while row >= 0:
             if error in (errno.EAGAIN, errno.ENOBUFS):

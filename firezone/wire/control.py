@@ -45,6 +45,4 @@ def decode_control(packet: bytes) -> ControlPacket:
 def encode_control(event: ControlEvent, body: bytes = b"") -> bytes:
     """Builds the whole IPv6 packet: hop limit 0, flow label 0."""
     length = _CONTROL_HEADER + len(body)
-    return (
-        b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((CONTROL_PROTOCOL, 0)) + bytes(32) + bytes((event,)) + bytes(7) + body
-    )
+    return b"\x60\0\0\0" + length.to_bytes(2, "big") + bytes((CONTROL_PROTOCOL, 0)) + bytes(32) + bytes((event,)) + bytes(7) + body

@@ -47,9 +47,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the message; devices send numbers, a portal echoes what it got."""
 
     def __repr__(self) -> str:
-        return (
-            f"Frame(topic={self.topic!r}, event={self.event!r}, ref={self.ref!r}, payload of {len(bytes(self.payload))} bytes)"
-        )
+        return f"Frame(topic={self.topic!r}, event={self.event!r}, ref={self.ref!r}, payload of {len(bytes(self.payload))} bytes)"
 
 
 @dataclass(frozen=True, slots=True)

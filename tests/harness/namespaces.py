@@ -58,9 +58,7 @@ class Namespace:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}")
         return done
 
-    def spawn(
-        self, *command: str, env: dict[str, str] | None = None, stdout: int | IO[str] | None = None
-    ) -> subprocess.Popen[str]:
+    def spawn(self, *command: str, env: dict[str, str] | None = None, stdout: int | IO[str] | None = None) -> subprocess.Popen[str]:
         """Starts a command inside; it is stopped with the namespace, and killed when this process dies."""
         child = subprocess.Popen(
             self._enter(command),

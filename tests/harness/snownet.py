@@ -132,9 +132,7 @@ class Host:
 
     def sent(self, kind: str, *, since: Instant = 0) -> list[Datagram]:
         return [
-            datagram
-            for datagram in self.world.wire
-            if datagram.sender is self and datagram.kind == kind and datagram.at >= since
+            datagram for datagram in self.world.wire if datagram.sender is self and datagram.kind == kind and datagram.at >= since
         ]
 
 

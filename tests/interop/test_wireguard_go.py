@@ -110,9 +110,7 @@ class Bench:
             rule = ["meta", "l4proto", "udp", "numgen", "random", "mod", "100", "<", str(percent), "drop"]
             self.theirs.run("nft", "add", "rule", "inet", "loss", hook, match, "outer", *rule)
 
-    def flood(
-        self, source: Namespace, host: str, port: int, public: bytes, *, burst: int, interval_s: float, rounds: int
-    ) -> None:
+    def flood(self, source: Namespace, host: str, port: int, public: bytes, *, burst: int, interval_s: float, rounds: int) -> None:
         """Starts a bounded flood of initiations that nobody can open."""
         arguments = [host, str(port), public.hex(), str(burst), str(interval_s), str(rounds)]
         source.spawn(sys.executable, "-m", "tests.interop.flood", *arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -274,9 +272,7 @@ def test_their_initiation_gets_through_our_load_with_a_cookie(bench: Bench, tmp_
 
 def test_a_file_arrives_whole_both_ways_over_tcp(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=False, tmp_path=tmp_path)
-    bench.start_ours(
-        endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), timing={"rekey_after": 0.05, "max_jitter": 0.02}
-    )
+    bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), timing={"rekey_after": 0.05, "max_jitter": 0.02})
     for source, target in ((bench.ours, INNER_V6[0]), (bench.theirs, INNER_V4[1])):
         sink = bench.theirs if source is bench.ours else bench.ours
         server = sink.spawn(sys.executable, "-c", TCP_SINK, target, stdout=subprocess.PIPE)

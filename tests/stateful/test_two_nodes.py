@@ -192,9 +192,7 @@ class ManyPeers(RuleBasedStateMachine):
 
 
 TestManyPeers = ManyPeers.TestCase
-TestManyPeers.settings = settings(
-    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestManyPeers.settings = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def packet(sender: Host, number: int, receiver: Host | None = None) -> bytes:

@@ -61,9 +61,7 @@ class LoginUrl:
         return cls._build(api_url, "gateway", token, external_id=external_id(device_id), name=name)
 
     @classmethod
-    def relay(
-        cls, api_url: str, token: str, *, name: str | None, ipv4: str | None, ipv6: str | None, port: int = 3478
-    ) -> LoginUrl:
+    def relay(cls, api_url: str, token: str, *, name: str | None, ipv4: str | None, ipv6: str | None, port: int = 3478) -> LoginUrl:
         """Builds a relay's URL. Raises ConfigError for a URL that is none."""
         return cls._build(api_url, "relay", token, name=name, ipv4=ipv4, ipv6=ipv6, port=str(port))
 

@@ -83,9 +83,7 @@ class Terms:
     def is_same(self, other: Terms) -> bool:
         """Compares in constant time, at least what is secret."""
         secret = hmac.compare_digest(self.preshared_key, other.preshared_key)
-        return secret & (
-            self.remote_public == other.remote_public and self.local == other.local and self.remote == other.remote
-        )
+        return secret & (self.remote_public == other.remote_public and self.local == other.local and self.remote == other.remote)
 
     def __repr__(self) -> str:
         return f"Terms(remote_public={self.remote_public.hex()[:8]}…)"

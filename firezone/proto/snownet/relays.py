@@ -64,9 +64,7 @@ class RelayBook:
         is_known = any(remote in relay.endpoints for relay in self._relays.values())
         if not is_known and remote.ip not in self._former:
             return False
-        is_channel = (
-            0x40 <= datagram[0] <= 0x4F and len(datagram) >= 4 and datagram[2:4] == (len(datagram) - 4).to_bytes(2, "big")
-        )
+        is_channel = 0x40 <= datagram[0] <= 0x4F and len(datagram) >= 4 and datagram[2:4] == (len(datagram) - 4).to_bytes(2, "big")
         return is_channel or stun.is_stun(datagram)
 
     def _forget(self, relay_id: RelayId) -> None:

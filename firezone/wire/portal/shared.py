@@ -311,8 +311,6 @@ def _to_json(value: Any) -> Any:
             return base64.b64encode(value.reveal()).decode()
         case SecretText():
             return value.reveal()
-        case _ if isinstance(
-            value, (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
-        ):
+        case _ if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)):
             return str(value)
     raise NotImplementedError(f"no encoder for {type(value)}")

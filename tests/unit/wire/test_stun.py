@@ -88,9 +88,7 @@ def test_rfc5769_sample_ipv6_response() -> None:
         "00080014a382954e4be67bf11784c97c8292c275bfe3ed418028000" + "4c8fb0b4c"
     )
     received = stun.decode(datagram)
-    assert received.message.get(Attribute.XOR_MAPPED_ADDRESS) == Endpoint.from_text(
-        "2001:db8:1234:5678:11:2233:4455:6677", 32853
-    )
+    assert received.message.get(Attribute.XOR_MAPPED_ADDRESS) == Endpoint.from_text("2001:db8:1234:5678:11:2233:4455:6677", 32853)
     assert received.message.get(Attribute.SOFTWARE) == "test vector"
     assert received.verify_integrity(b"VOkJxbRl1RmTxUk/WvJxBt")
     assert received.verify_fingerprint()
@@ -245,9 +243,7 @@ def test_values_that_do_not_fit_are_refused_on_encoding() -> None:
 
 
 def test_unknown_required_attributes_are_listed() -> None:
-    message = Message(
-        MessageClass.REQUEST, Method.BINDING, TRANSACTION, ((0x7ABC, b""), (0xFFFF, b""), (Attribute.PRIORITY, 1))
-    )
+    message = Message(MessageClass.REQUEST, Method.BINDING, TRANSACTION, ((0x7ABC, b""), (0xFFFF, b""), (Attribute.PRIORITY, 1)))
     assert stun.decode(stun.encode(message)).message.unknown_required() == [0x7ABC]
 
 

@@ -323,9 +323,7 @@ def test_every_status_but_401_is_tried_again(status: int) -> None:
         (UpgradeRejected(401, "text/html", "<html>proxy</html>"), False),
     ],
 )
-def test_401_is_final_and_only_the_token_s_fault_when_it_says_so(
-    answer: UpgradeRejected, is_authentication_error: bool
-) -> None:
+def test_401_is_final_and_only_the_token_s_fault_when_it_says_so(answer: UpgradeRejected, is_authentication_error: bool) -> None:
     bench = Bench()
     bench.channel.connect(bench.now)
     bench.events()

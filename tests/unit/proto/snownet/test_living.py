@@ -518,9 +518,7 @@ def test_queued_output_is_announced() -> None:
 
 
 @settings(max_examples=200)
-@given(
-    st.binary(max_size=200), st.sampled_from([b"", b"\1\0\0\0", b"\2\0\0\0", b"\3\0\0\0", b"\4\0\0\0", b"\0\1"]), st.booleans()
-)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\1\0\0\0", b"\2\0\0\0", b"\3\0\0\0", b"\4\0\0\0", b"\0\1"]), st.booleans())
 def test_any_datagram_in_a_value_or_a_documented_error_out(body: bytes, prefix: bytes, as_stun: bool) -> None:
     node = Node(Role.GATEWAY, store=SlowSessionStore(), rng=SeededRng(1), now=START, utc=EPOCH)
     datagram = prefix + body
