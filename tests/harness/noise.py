@@ -29,6 +29,10 @@ INITIATION, RESPONSE, COOKIE, DATA = (kind.name for kind in MessageType)
 KEEPALIVE = "KEEPALIVE"
 
 
+default_store: Callable[[], SessionStore] = SlowSessionStore
+"""What a `Sim` makes when it is not told; a fixture replaces it to run the same tests on another store."""
+
+
 @dataclass
 class Side:
     """One end: its peer, its store, what it got."""
@@ -54,7 +58,7 @@ class Sim:
         seed: int = 1,
         timing: PeerTiming = FIREZONE,
         preshared: tuple[bytes | None, bytes | None] = (None, None),
-        make_store: Callable[[], SessionStore] = SlowSessionStore,
+        make_store: Callable[[], SessionStore] | None = None,
         latency: int = 10 * MILLISECOND,
     ) -> None:
         self.now: Instant = EPOCH
@@ -66,6 +70,7 @@ class Sim:
         self._serial = 0
         self._timing = timing
         self._preshared = preshared
+        make_store = make_store or default_store
         self.a = self._side("a", seed * 2 + 1, bytes([192, 0, 2, 1]), make_store())
         self.b = self._side("b", seed * 2 + 2, bytes([192, 0, 2, 2]), make_store())
         self.renew(self.a)

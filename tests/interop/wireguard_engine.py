@@ -14,6 +14,7 @@ import signal
 import sys
 from collections import Counter
 
+import structlog
 import uvloop
 
 from firezone.base.errors import RemoteError
@@ -117,4 +118,6 @@ class Program:
 
 
 if __name__ == "__main__":
+    # Standard output is for the test; logs go where a failing test shows them.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     uvloop.run(Program(Options(**json.loads(sys.argv[1]))).run())

@@ -13,6 +13,8 @@ from firezone.proto.noise.peer import Expired
 from firezone.proto.noise.timers import FIREZONE, STANDARD, PeerTiming
 from tests.harness.noise import DATA, EPOCH, INITIATION, KEEPALIVE, RESPONSE, Side, Sim, ipv4_packet, kind_of
 
+pytestmark = pytest.mark.usefixtures("store_kind")
+
 JITTER = 0.333
 LATENCY = 0.010
 
