@@ -49,7 +49,8 @@ static int32_t *find_run(const fz_batch *b, const fz_run *runs, uint32_t row, in
   }
 }
 
-/* The fields that all packets of a super-packet share; identification and flow label are not among them. */
+/* The fields that all packets of a super-packet share; identification and flow label are not among them. The window is, as in the
+ * kernel's own GRO: a window update lost in a merge could stall the sender. */
 static bool same_headers(const uint8_t *a, const uint8_t *c, bool v4, bool tcp, uint32_t header) {
   if (v4) {
     if (a[1] != c[1] || (a[6] ^ c[6]) & 0xE0 || a[8] != c[8]) return false;
@@ -58,7 +59,8 @@ static bool same_headers(const uint8_t *a, const uint8_t *c, bool v4, bool tcp, 
   }
   if (!tcp) return true;
   uint32_t t = v4 ? 20 : 40;
-  return memcmp(a + t + 8, c + t + 8, 4) == 0 && memcmp(a + t + 20, c + t + 20, header - t - 20) == 0;
+  return memcmp(a + t + 8, c + t + 8, 4) == 0 && memcmp(a + t + 14, c + t + 14, 2) == 0 &&
+         memcmp(a + t + 20, c + t + 20, header - t - 20) == 0;
 }
 
 /* Whether the run, still open, takes the row behind its last one. `header` is the row's; all of it was checked to be there. */

@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-from firezone.kernels.types cimport FZ_DROP, FZ_FORWARD, FZ_FREE, FZ_PREFIX_SIZE, FZ_PUNT, fz_addr, fz_row_init, fz_run
+from firezone.kernels.types cimport FZ_DROP, FZ_FORWARD, FZ_PREFIX_SIZE, FZ_PUNT, fz_addr, fz_row_init, fz_run
 
 from firezone.kernels.types import ADDRESS, PREFIX_SIZE, RUN
 

@@ -1,0 +1,1 @@
+"""Slow twins in plain Python of the compiled stages, written from the specification, not from the C."""

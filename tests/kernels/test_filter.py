@@ -1,0 +1,179 @@
+"""Admission in both directions against its twin, and the rules of the gateway's filter table."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firezone.base.ids import PeerRow
+from firezone.base.net import Network
+from firezone.kernels.filter import MAX_PEERS, FilterTable, merge_ranges
+from firezone.kernels.ip import parse_batch
+from firezone.kernels.types import FIRST_PUNT, Reason, Verdict
+from firezone.proto.updates import PeerFilterSet, Rule
+from tests.harness import packets
+from tests.harness.rows import batch_of, outcome
+from tests.harness.twins import filter as twin
+from tests.harness.twins import ip as ip_twin
+
+RuleTuple = tuple[Network, bool, list[tuple[int, int]], list[tuple[int, int]], bool]
+NETWORKS = st.sampled_from(
+    [
+        ipaddress.ip_network(text)
+        for text in (
+            "0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.1/32", "10.0.0.2/32", "192.0.2.0/24",
+            "::/0", "fd00::/16", "fd00::/64", "fd00::1/128", "fd00::2/128",
+        )
+    ]
+)  # fmt: skip
+PORT_RANGES = st.lists(st.tuples(packets.PORTS, packets.PORTS).map(lambda pair: (min(pair), max(pair))), max_size=3).map(tuple)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    tcp, udp = draw(PORT_RANGES), draw(PORT_RANGES)
+    return Rule(draw(NETWORKS), draw(st.integers(0, 3)) == 0, tcp, udp, draw(st.booleans()))
+
+
+@st.composite
+def filters(draw: st.DrawFn, peer: int = 0) -> PeerFilterSet:
+    remote = draw(st.lists(NETWORKS, max_size=4))
+    local = draw(st.none() | st.lists(NETWORKS, max_size=4).map(tuple))
+    chosen = draw(st.none() | st.lists(rules(), max_size=4).map(tuple))
+    return PeerFilterSet(PeerRow(peer), tuple(remote), local, chosen)
+
+
+def apply(table: FilterTable, wanted: PeerFilterSet) -> None:
+    flat = None if wanted.rules is None else [(r.network, r.permit_all, r.tcp, r.udp, r.icmp) for r in wanted.rules]
+    table.set_peer(wanted.peer, wanted.remote, wanted.local, flat)
+
+
+def admit(table: FilterTable, rows: list[bytes], peers: list[int], *, from_tunnel: bool) -> list[Reason]:
+    """The reason of every row, NONE when admitted."""
+    batch = batch_of(rows, gap=1)
+    parse_batch(batch, False)
+    for row, peer in enumerate(peers):
+        batch.peer[row] = peer
+    left = (table.admit_from_tunnel if from_tunnel else table.admit_to_tunnel)(batch)
+    assert left == len(batch.rows(Verdict.FORWARD))
+    for row in range(batch.n):
+        verdict, reason = outcome(batch, row)
+        assert verdict == (Verdict.FORWARD if not reason else Verdict.PUNT if reason >= FIRST_PUNT else Verdict.DROP)
+    return [outcome(batch, row)[1] for row in range(batch.n)]
+
+
+@given(
+    st.lists(st.tuples(packets.well_formed(), st.integers(-1, 3)), max_size=20),
+    filters(0), filters(1), st.booleans(),
+)  # fmt: skip
+def test_decisions_equal_the_twin(
+    rows: list[tuple[bytes, int]], first: PeerFilterSet, second: PeerFilterSet, from_tunnel: bool
+) -> None:
+    table, wanted = FilterTable(), {0: first, 1: second}
+    apply(table, first)
+    apply(table, second)
+    decide = twin.from_tunnel if from_tunnel else twin.to_tunnel
+    expected = [decide(wanted.get(peer), ip_twin.parse(packet, False)) for packet, peer in rows]
+    assert admit(table, [p for p, _ in rows], [peer for _, peer in rows], from_tunnel=from_tunnel) == expected
+
+
+def nets(*texts: str) -> list[Network]:
+    return [ipaddress.ip_network(text) for text in texts]
+
+
+def test_without_a_filter_nothing_is_admitted() -> None:
+    packet = packets.tcp("10.0.0.1", "10.0.0.2")
+    table = FilterTable()
+    assert admit(table, [packet] * 2, [0, -1], from_tunnel=True) == [Reason.NOT_PERMITTED] * 2
+    table.set_peer(0, nets("0.0.0.0/0"), None, None)
+    assert admit(table, [packet] * 2, [0, 1], from_tunnel=True) == [Reason.NONE, Reason.NOT_PERMITTED]
+    table.remove_peer(0)
+    table.remove_peer(99)
+    assert admit(table, [packet], [0], from_tunnel=False) == [Reason.NOT_PERMITTED]
+
+
+def test_overlapping_resources_behave_as_their_union_when_merged_by_the_maker() -> None:
+    table = FilterTable()
+    wide: RuleTuple = (nets("10.0.0.0/8")[0], False, [(80, 80)], [], False)
+    narrow: RuleTuple = (nets("10.0.0.0/24")[0], False, [(80, 80)], [(53, 53)], False)
+    table.set_peer(0, nets("100.64.0.1/32"), None, [wide, narrow])
+    rows = [
+        packets.tcp("100.64.0.1", "10.0.0.7", ports=(9, 80)),
+        packets.udp("100.64.0.1", "10.0.0.7", ports=(9, 53)),
+        packets.udp("100.64.0.1", "10.0.1.7", ports=(9, 53)),
+        packets.tcp("100.64.0.1", "11.0.0.7", ports=(9, 80)),
+        packets.tcp("100.64.0.2", "10.0.0.7", ports=(9, 80)),
+    ]
+    refused = [Reason.REFUSED_DESTINATION, Reason.REFUSED_DESTINATION, Reason.REFUSED_SOURCE]
+    assert admit(table, rows, [0] * 5, from_tunnel=True) == [Reason.NONE, Reason.NONE, *refused]
+
+
+def test_answers_are_judged_by_the_port_of_the_resource() -> None:
+    table = FilterTable()
+    table.set_peer(0, nets("100.64.0.1/32"), None, [(nets("10.0.0.0/8")[0], False, [(443, 443)], [], False)])
+    rows = [
+        packets.tcp("10.0.0.7", "100.64.0.1", ports=(443, 9)),
+        packets.tcp("10.0.0.7", "100.64.0.1", ports=(9, 443)),
+        packets.tcp("10.0.0.7", "100.64.0.2", ports=(443, 9)),
+    ]
+    expected = [Reason.NONE, Reason.NOT_PERMITTED, Reason.FOREIGN_DESTINATION]
+    assert admit(table, rows, [0] * 3, from_tunnel=False) == expected
+
+
+@pytest.mark.parametrize(("icmp", "expected"), [(True, Reason.NONE), (False, Reason.NOT_PERMITTED)])
+def test_icmp_errors_pass_into_the_tunnel_unseen_and_other_icmp_by_the_flag(icmp: bool, expected: Reason) -> None:
+    table = FilterTable()
+    table.set_peer(0, nets("100.64.0.1/32"), None, [(nets("10.0.0.0/8")[0], False, [], [], icmp)])
+    error = packets.ip("10.0.0.7", "100.64.0.1", packets.ICMP, bytes([3]) + bytes(35))
+    elsewhere = packets.ip("192.0.2.1", "100.64.0.1", packets.ICMP, bytes([11]) + bytes(35))
+    timestamp = packets.ip("10.0.0.7", "100.64.0.1", packets.ICMP, bytes([14]) + bytes(19))
+    echo = packets.echo("10.0.0.7", "100.64.0.1", reply=True)
+    reasons = admit(table, [error, elsewhere, timestamp, echo], [0] * 4, from_tunnel=False)
+    assert reasons == [Reason.NONE, Reason.NONE, expected, expected]
+
+
+def test_unknown_protocols_pass_only_where_everything_is_permitted() -> None:
+    table = FilterTable()
+    everything = [(0, 65535)]
+    permits = [
+        (nets("10.0.0.0/24")[0], True, [], [], False),
+        (nets("10.0.1.0/24")[0], False, everything, everything, True),
+    ]
+    table.set_peer(0, nets("100.64.0.1/32"), None, permits)
+    rows = [packets.ip("100.64.0.1", host, 47, b"abcd") for host in ("10.0.0.7", "10.0.1.7")]
+    assert admit(table, rows, [0, 0], from_tunnel=True) == [Reason.NONE, Reason.REFUSED_DESTINATION]
+
+
+def test_a_filter_that_cannot_be_built_leaves_the_old_one() -> None:
+    table = FilterTable()
+    table.set_peer(0, nets("0.0.0.0/0"), None, None)
+    with pytest.raises(ValueError, match=r"9\.\.3 is no range of ports"):
+        table.set_peer(0, nets("10.0.0.0/8"), None, [(nets("0.0.0.0/0")[0], False, [(9, 3)], [], False)])
+    assert admit(table, [packets.tcp("192.0.2.1", "10.0.0.2")], [0], from_tunnel=True) == [Reason.NONE]
+    with pytest.raises(ValueError, match="is no peer row"):
+        table.set_peer(MAX_PEERS, [], None, None)
+
+
+def test_replacing_and_removing_for_ever_keeps_the_last_filter() -> None:
+    table = FilterTable()
+    for step in range(2000):
+        many: list[RuleTuple] = [
+            (ipaddress.ip_network((0x0A000000 + i, 32)), False, [(i, i + step % 7)], [], False) for i in range(20)
+        ]
+        table.set_peer(step % 50, nets("::/0", "0.0.0.0/0"), nets("10.0.0.0/8"), many)
+        table.remove_peer((step * 7) % 50)
+    packet = packets.tcp("192.0.2.1", "10.0.0.5", ports=(1, 5))
+    assert Reason.NONE in admit(table, [packet] * 50, list(range(50)), from_tunnel=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda p: (min(p), max(p))), max_size=8))
+def test_merged_ranges_hold_the_same_ports_and_never_touch(ranges: list[tuple[int, int]]) -> None:
+    merged = merge_ranges(ranges)
+    assert all(a[1] + 1 < b[0] for a, b in itertools.pairwise(merged))
+    edges = {port for first, last in ranges for port in (first - 1, first, last, last + 1)}
+    for port in edges:
+        assert any(a <= port <= b for a, b in merged) == any(a <= port <= b for a, b in ranges)
