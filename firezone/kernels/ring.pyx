@@ -124,7 +124,7 @@ cdef class PacketRing:
         return taken
 
     def push_packet_runs(self, PacketBatch batch, RunList runs, Py_ssize_t first=0) -> int:
-        """Copies runs of packets into the ring as a TUN device would hand them over: virtio-net header, then the super-packet."""
+        """Copies runs of packets into the ring as a TUN device would hand them over: virtio-net header, super-packet."""
         cdef Py_ssize_t i, taken = 0
         with nogil:
             for i in range(first, runs.n):

@@ -35,7 +35,8 @@ def ip(
 
 def tcp(
     source: str, destination: str, payload: bytes = b"", *, ports: tuple[int, int] = (1000, 80), seq: int = 0, ack: int = 0,
-    tcp_flags: int = ACK, tcp_options: bytes = b"", window: int = 512) -> bytes:  # fmt: skip
+    tcp_flags: int = ACK, tcp_options: bytes = b"", window: int = 512, **network: Any,
+) -> bytes:  # fmt: skip
     """A TCP packet with valid checksums."""
     header = ports[0].to_bytes(2, "big") + ports[1].to_bytes(2, "big") + (seq & 0xFFFFFFFF).to_bytes(4, "big")
     header += (ack & 0xFFFFFFFF).to_bytes(4, "big") + ((5 + len(tcp_options) // 4) << 12 | tcp_flags).to_bytes(2, "big")
@@ -78,7 +79,11 @@ def well_formed(draw: st.DrawFn, max_payload: int = 40) -> bytes:
     source, destination = draw(addresses())
     payload = draw(st.binary(max_size=max_payload))
     ports = draw(PORTS), draw(PORTS)
-    network = {"ecn": draw(st.integers(0, 3)), "ident": draw(st.integers(0, 65535)), "ttl": draw(st.integers(1, 255))}
+    network: dict[str, Any] = {
+        "ecn": draw(st.integers(0, 3)),
+        "ident": draw(st.integers(0, 65535)),
+        "ttl": draw(st.integers(1, 255)),
+    }
     kind = draw(st.sampled_from(["tcp", "udp", "echo", "icmp", "other"]))
     if kind == "tcp":
         return tcp(source, destination, payload, ports=ports, tcp_flags=draw(st.integers(0, 511)), **network)
@@ -126,9 +131,7 @@ def mutated(draw: st.DrawFn, packets: SearchStrategy[bytes]) -> bytes:
 
 def any_packet() -> SearchStrategy[bytes]:
     """Valid, odd and hostile packets, and plain noise."""
-    return st.one_of(
-        well_formed(), with_extensions(), mutated(well_formed()), mutated(with_extensions()), st.binary(max_size=80)
-    )
+    return st.one_of(well_formed(), with_extensions(), mutated(well_formed()), mutated(with_extensions()), st.binary(max_size=80))
 
 
 @st.composite
@@ -143,7 +146,7 @@ def flow_packets(draw: st.DrawFn, max_packets: int = 24) -> list[bytes]:
         (source, destination), is_tcp = flows[number]
         odd = draw(st.integers(0, 7)) == 0
         payload = bytes([number]) * (draw(st.integers(0, size + 1)) if odd else size)
-        network = {"ttl": 64 - draw(st.integers(0, 15)) // 15, "ident": draw(st.integers(0, 3))}
+        network: dict[str, Any] = {"ttl": 64 - draw(st.integers(0, 15)) // 15, "ident": draw(st.integers(0, 3))}
         if not is_tcp:
             packets.append(udp(source, destination, payload, ports=(number, 2), **network))
             continue

@@ -40,9 +40,9 @@ def datagrams(draw: st.DrawFn) -> bytes:
     if kind == "handshake":
         number = draw(st.integers(1, 4))
         size = draw(st.sampled_from([148, 92, 64, 63, 93, 31, 32]))
-        return (bytes([number, 0, 0, draw(st.sampled_from([0, 0, 1]))]) + draw(st.sampled_from([COOKIE, bytes(4)])))[
-            :size
-        ].ljust(size, b"x")
+        return (bytes([number, 0, 0, draw(st.sampled_from([0, 0, 1]))]) + draw(st.sampled_from([COOKIE, bytes(4)])))[:size].ljust(
+            size, b"x"
+        )
     if kind == "stun":
         return draw(st.binary(min_size=4, max_size=4)) + COOKIE + draw(st.binary(max_size=30))
     if kind == "channel":

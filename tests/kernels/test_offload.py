@@ -317,9 +317,7 @@ def test_every_part_of_the_key_separates(column: str) -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.sampled_from("abc6"), st.integers(0, 1), st.sampled_from([1, 5, 5, 5, 900, 1300, 1316])), max_size=150
-    ),
+    st.lists(st.tuples(st.sampled_from("abc6"), st.integers(0, 1), st.sampled_from([1, 5, 5, 5, 900, 1300, 1316])), max_size=150),
     st.lists(st.integers(0, 149), max_size=10),
 )
 def test_grouping_equals_the_twin(rows: list[tuple[str, int, int]], dropped: list[int]) -> None:
