@@ -1,0 +1,185 @@
+"""What the portal knows: the policy as the administrator wrote it, and the devices and grants it keeps itself.
+
+Source: portal protocol sections 9.2, 9.3, 9.8, 10.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+from datetime import time, tzinfo
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
+
+from firezone.base.ids import ResourceId, SiteId
+from firezone.base.net import Network
+from firezone.base.secret import SecretBytes
+from firezone.wire.portal.shared import Filter, PublicKey, UnixSeconds
+
+
+class Role(Enum):
+    CLIENT = "client"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The one account of this portal."""
+
+    name: str
+    slug: str
+    search_domain: str | None
+    upstream_dns: tuple[str, ...]
+    """Socket addresses, port included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    id: SiteId
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person, or a machine with a token of its own."""
+
+    id: str
+    name: str
+    is_enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A login. Only the hash of its text is ever kept."""
+
+    id: str
+    name: str
+    role: Role
+    owner_id: str
+    """User of a client token, site of a gateway token."""
+    sha256: str = field(repr=False)
+    expires_at: UnixSeconds | None
+
+    def is_valid(self, utc_s: int) -> bool:
+        return self.expires_at is None or utc_s < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A network or one address behind the gateways of some sites."""
+
+    id: ResourceId
+    name: str
+    address: Network
+    description: str | None
+    filters: tuple[Filter, ...]
+    site_ids: tuple[SiteId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """A span of one weekday, both ends included."""
+
+    weekday: int
+    """Monday is 0."""
+    start: time
+    end: time
+    zone: tzinfo
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Lets the members of a group reach a resource while all its conditions hold."""
+
+    id: str
+    user_ids: frozenset[str]
+    """Members of the group, resolved."""
+    resource_id: ResourceId
+    is_enabled: bool
+    expires_at: UnixSeconds | None
+    remote_ip: tuple[Network, ...] | None
+    remote_ip_not: tuple[Network, ...]
+    hours: tuple[Hours, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBook:
+    """A whole policy file, checked and resolved."""
+
+    account: Account
+    sites: dict[SiteId, Site]
+    users: dict[str, User]
+    tokens: dict[str, Token]
+    """By the hash of their text."""
+    resources: dict[ResourceId, Resource]
+    policies: tuple[Policy, ...]
+
+    def token_by_id(self, token_id: str) -> Token | None:
+        return next((token for token in self.tokens.values() if token.id == token_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A client or gateway that has logged in once. The id, addresses and psk_base stay for its life."""
+
+    id: str
+    role: Role
+    owner_id: str
+    external_id: str
+    name: str
+    public_key: PublicKey
+    psk_base: SecretBytes
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    version: str
+    remote_ip: str
+    last_seen: UnixSeconds
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One resource for one client at one gateway (the protocol's flow)."""
+
+    client_id: str
+    resource_id: ResourceId
+    gateway_id: str
+    token_id: str
+    """The client's token it was given under; with it goes the grant."""
+    address: str
+    """The resource's address when it was granted; another address is another resource."""
+    expires_at: UnixSeconds | None
+
+    @property
+    def key(self) -> tuple[str, ResourceId, str]:
+        return self.client_id, self.resource_id, self.gateway_id
+
+
+class Store(Protocol):
+    """What must outlive the process. Everything put before `commit` is there after any crash that follows it."""
+
+    def load(self) -> tuple[list[Device], list[Grant]]:
+        """Returns everything that was committed."""
+        ...
+
+    def put_device(self, device: Device) -> None: ...
+
+    def remove_device(self, device_id: str) -> None: ...
+
+    def put_grant(self, grant: Grant) -> None: ...
+
+    def remove_grant(self, grant: Grant) -> None: ...
+
+    def commit(self) -> None: ...
+
+
+def token_hash(text: str) -> str:
+    """Returns how a token is kept: SHA-256 in hex. A token is 32 random bytes, so no salt is needed against guessing."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stable_id(kind: str, *names: str) -> str:
+    """Returns the UUID of a named thing, the same on every start."""
+    digest = hashlib.sha256("\0".join(("firezone-portal", kind, *names)).encode()).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=4))
