@@ -26,11 +26,15 @@ def main(host: str, port: int, public: bytes, *, burst: int, interval_s: float, 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.connect((host, port))
+        is_first = True
         for _ in range(rounds):
             for datagram in datagrams:
                 # A receiver that stopped answers with ICMP errors, which the socket reports here.
                 with contextlib.suppress(ConnectionRefusedError):
                     sender.send(datagram)
+            if is_first:
+                print("flooding", flush=True)
+                is_first = False
             time.sleep(interval_s)
 
 

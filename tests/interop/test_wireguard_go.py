@@ -111,9 +111,13 @@ class Bench:
             self.theirs.run("nft", "add", "rule", "inet", "loss", hook, match, "outer", *rule)
 
     def flood(self, source: Namespace, host: str, port: int, public: bytes, *, burst: int, interval_s: float, rounds: int) -> None:
-        """Starts a bounded flood of initiations that nobody can open."""
+        """Starts a bounded flood of initiations that nobody can open, and returns after its first burst."""
         arguments = [host, str(port), public.hex(), str(burst), str(interval_s), str(rounds)]
-        source.spawn(sys.executable, "-m", "tests.interop.flood", *arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tests.interop.flood", *arguments]
+        flood = source.spawn(*command, env=environment, stdout=subprocess.PIPE)
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == "flooding\n"
 
     def their_endpoint(self) -> tuple[str, int]:
         """Where wireguard-go listens."""
@@ -252,10 +256,11 @@ def test_wrong_preshared_key_never_connects(bench: Bench, tmp_path: Path) -> Non
 def test_our_initiation_gets_through_their_load_with_a_cookie(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=False, tmp_path=tmp_path)
     bench.flood(bench.ours, *bench.their_endpoint(), _public(bench.their_keys), burst=4000, interval_s=0.2, rounds=12)
-    time.sleep(0.3)
     bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), initiate=True, timing=FAST)
     bench.wait_for("established")
-    bench.assert_all_arrive(bench.ours, INNER_V4[0])
+    # Their socket overflows under the flood, so single packets may be lost.
+    _, answered = bench.ping(bench.ours, INNER_V4[0], "-c3", "-i0.1", "-w9")
+    assert answered >= 1
     assert bench.stop_ours()["cookies"] >= 1
 
 
@@ -263,7 +268,6 @@ def test_their_initiation_gets_through_our_load_with_a_cookie(bench: Bench, tmp_
     bench.start_ours(preshared=PRESHARED.hex())
     host = OUTER[bench.is_ipv6][1]
     bench.flood(bench.theirs, host, OUR_PORT, _public(bench.our_keys), burst=100, interval_s=0.05, rounds=140)
-    time.sleep(0.3)
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=True, tmp_path=tmp_path)
     _, answered = bench.ping(bench.theirs, INNER_V4[1], "-c1", "-w9")
     assert answered >= 1

@@ -27,7 +27,6 @@ from firezone.proto.noise.cookie import RateLimiter
 from firezone.proto.noise.handshake import StaticKeys
 from firezone.proto.noise.index import IndexAllocator
 from firezone.proto.noise.peer import Established, Peer
-from firezone.proto.noise.sessions import SessionStore
 from firezone.proto.noise.timers import PeerTiming
 from firezone.wire.wireguard import MessageType, classify
 from tests.harness.sessions import SlowSessionStore
@@ -48,8 +47,6 @@ class Options:
     endpoint: tuple[str, int] | None = None
     """Where the peer is; without it we wait for its initiation."""
     is_ipv6: bool = False
-    store: str = "slow"
-    """`slow` for the plain Python store, `compiled` for the session table."""
     initiate: bool = False
     """Start a handshake without waiting for a packet."""
     timing: dict[str, float] = field(default_factory=dict)
@@ -91,7 +88,7 @@ class Program:
         self._endpoint = None if options.endpoint is None else (options.endpoint[0], options.endpoint[1])
         rng, now = SystemRng(), clock()
         static = StaticKeys.from_private(bytes.fromhex(options.private))
-        store = make_store(options.store)
+        store = SlowSessionStore()
         self._peer = Peer(
             static=static,
             remote_public=bytes.fromhex(options.remote_public),
@@ -203,15 +200,6 @@ def open_tun(name: str) -> int:
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     return descriptor
-
-
-def make_store(kind: str) -> SessionStore:
-    """Returns the session store of a name."""
-    if kind == "slow":
-        return SlowSessionStore()
-    from firezone.kernels.session import SessionTable
-
-    return SessionTable()
 
 
 if __name__ == "__main__":
