@@ -115,9 +115,8 @@ class Netlink:
 
     def _set_addresses(self, addresses: list[str]) -> None:
         index = self._index()
-        self._try("set addr_gen_mode", lambda: self._ip.link(
-            "set", index=index, IFLA_AF_SPEC={"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE]]}]]},
-        ))  # fmt: skip
+        no_link_local = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE]]}]]}
+        self._try("set addr_gen_mode", self._ip.link, "set", index=index, IFLA_AF_SPEC=no_link_local)
         wanted = {ipaddress.ip_interface(address).ip for address in addresses}
         present = {
             ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")): message["prefixlen"]
@@ -128,15 +127,17 @@ class Netlink:
         for address in sorted(wanted, key=lambda address: address.version):
             if address in present or self._try(
                 "add address",
-                lambda a=address: self._ip.addr("add", index=index, address=str(a), prefixlen=a.max_prefixlen),
+                self._ip.addr,
+                "add",
+                index=index,
+                address=str(address),
+                prefixlen=address.max_prefixlen,
             ):
                 working.append(address)
         # Only now: with its last address a device would lose its routes too.
         for address, prefix in present.items():
             if address not in wanted and not address.is_link_local:
-                self._try(
-                    "remove address", lambda a=address, p=prefix: self._ip.addr("del", index=index, address=str(a), prefixlen=p)
-                )
+                self._try("remove address", self._ip.addr, "del", index=index, address=str(address), prefixlen=prefix)
         self._ip.link("set", index=index, state="up")
         if wanted and not working:
             raise ConfigError(f"No address could be given to {self.device}: neither IPv4 nor IPv6 is available.")
@@ -147,18 +148,23 @@ class Netlink:
         for priority, table in RULES:
             self._try(
                 "add rule",
-                lambda p=priority, t=table: self._ip.rule(
-                    "add", family=family, priority=p, table=t, fwmark=FIREZONE_MARK, flags=_FIB_RULE_INVERT,
-                    protocol=_PROTOCOL_KERNEL, action="FR_ACT_TO_TBL",
-                ),
-            )  # fmt: skip
+                self._ip.rule,
+                "add",
+                family=family,
+                priority=priority,
+                table=table,
+                fwmark=FIREZONE_MARK,
+                flags=_FIB_RULE_INVERT,
+                protocol=_PROTOCOL_KERNEL,
+                action="FR_ACT_TO_TBL",
+            )
 
     def _set_routes(self, wanted: set[Network]) -> None:
         index = self._index()
         for network in sorted(self._routes - wanted, key=str):
-            self._try("remove route", lambda n=network: self._ip.route("del", **_route(n, index)))
+            self._try("remove route", self._ip.route, "del", **_route(network, index))
         for network in sorted(wanted, key=str):
-            self._try("add route", lambda n=network: self._ip.route("replace", **_route(n, index)))
+            self._try("add route", self._ip.route, "replace", **_route(network, index))
         self._routes = set(wanted)
 
     def _sync_link_routes(self) -> None:
@@ -171,10 +177,14 @@ class Netlink:
                     continue
                 self._try(
                     "copy link route",
-                    lambda d=destination, o=device, m=message: self._ip.route(
-                        "replace", dst=f"{d}/{m['dst_len']}", oif=o, table=LINK_TABLE, proto=_PROTOCOL_STATIC, scope=m["scope"],
-                    ),
-                )  # fmt: skip
+                    self._ip.route,
+                    "replace",
+                    dst=f"{destination}/{message['dst_len']}",
+                    oif=device,
+                    table=LINK_TABLE,
+                    proto=_PROTOCOL_STATIC,
+                    scope=message["scope"],
+                )
 
     def _local_addresses(self) -> list[str]:
         up = {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links() if link["flags"] & 1}
@@ -195,18 +205,24 @@ class Netlink:
         for family in _FAMILIES:
             for rule in self._ip.get_rules(family=family):
                 if rule.get_attr("FRA_FWMARK") == FIREZONE_MARK and rule.get_attr("FRA_TABLE") in tables:
-                    self._try("remove rule", lambda r=rule, f=family: self._ip.rule(
-                        "del", family=f, priority=r.get_attr("FRA_PRIORITY"), table=r.get_attr("FRA_TABLE"),
-                        fwmark=FIREZONE_MARK, flags=r["flags"],
-                    ))  # fmt: skip
+                    self._try(
+                        "remove rule",
+                        self._ip.rule,
+                        "del",
+                        family=family,
+                        priority=rule.get_attr("FRA_PRIORITY"),
+                        table=rule.get_attr("FRA_TABLE"),
+                        fwmark=FIREZONE_MARK,
+                        flags=rule["flags"],
+                    )
             for table in sorted(tables):
-                self._try("flush routes", lambda t=table, f=family: self._ip.flush_routes(table=t, family=f))
+                self._try("flush routes", self._ip.flush_routes, table=table, family=family)
         self._routes = set()
 
-    def _try(self, what: str, call: Callable[[], Any]) -> bool:
+    def _try(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
         """Does one change. What is there already or gone already is fine; a missing family is worth a DEBUG line."""
         try:
-            call()
+            call(*args, **kwargs)
         except NetlinkError as error:
             if error.code == errno.EEXIST or ("remove" in what and error.code in _MISSING):
                 return True

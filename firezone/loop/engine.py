@@ -159,7 +159,8 @@ class Engine:
         return taken == OUTPUTS_PER_TICK
 
     def _collect_errors(self) -> None:
-        for end in (self.tun_source, *self.udp_sources, self.tun_sink, self.udp_sink):
+        ends: list[Source | PacketSink | DatagramSink] = [self.tun_source, *self.udp_sources, self.tun_sink, self.udp_sink]
+        for end in ends:
             for error in end.take_errors():
                 self.errors.push(error)
 

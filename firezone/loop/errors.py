@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import errno
 import logging
+from collections.abc import Sequence
 
 from firezone.base.errors import FirezoneError, TunnelFatalError
 
@@ -18,8 +19,8 @@ log = logging.getLogger(__name__)
 class TunnelError(ExceptionGroup[Exception]):
     """Everything that went wrong in one tick, in order. No member made the tick stop early."""
 
-    def derive(self, excs: object) -> TunnelError:
-        return TunnelError(self.message, excs)  # type: ignore[arg-type]
+    def derive(self, excs: Sequence[Exception]) -> TunnelError:  # type: ignore[override]
+        return TunnelError(self.message, excs)
 
 
 class Severity(enum.Enum):

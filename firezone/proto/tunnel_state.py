@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from firezone.base.net import Endpoint, Transmit
     from firezone.base.rng import Rng
     from firezone.base.timing import Instant, UnixTime
+    from firezone.kernels.types import Reason
     from firezone.proto.noise.sessions import SessionStore
     from firezone.proto.snownet.events import NodeEvent
 
@@ -84,6 +85,18 @@ class TunnelState:
         return self.node.public_key
 
     # inputs
+
+    def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:
+        """Takes a packet from TUN that the tables could not place."""
+        raise NotImplementedError
+
+    def handle_refused(self, row: PeerRow, packet: bytes, reason: Reason, now: Instant) -> None:
+        """Takes a packet out of the tunnel that its peer's filter refused."""
+        raise NotImplementedError
+
+    def handle_portal(self, message: Any, now: Instant, utc: UnixTime) -> None:
+        """Takes one message of the portal."""
+        raise NotImplementedError
 
     def set_local_addresses(self, addresses: list[Endpoint], now: Instant) -> None:
         """Takes the addresses our sockets can be reached at."""

@@ -1,0 +1,69 @@
+"""Option types with the rules of Firezone's programs: option, then variable, then default; an empty variable counts as given."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from firezone.base.timing import Instant, seconds
+
+_UNITS = {
+    "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "secs": 1, "m": 60, "min": 60, "mins": 60, "h": 3600, "hr": 3600,
+    "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800, "weeks": 604800,
+}  # fmt: skip
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+class Duration(click.ParamType[Instant]):
+    """`5m`, `1h 30m`, `30d`; a bare number is refused. Converts to nanoseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Instant:
+        parts = re.findall(r"(\d+)\s*([a-z]+)", value)
+        if not parts or re.sub(r"\d+\s*[a-z]+", "", value).strip() or any(unit not in _UNITS for _, unit in parts):
+            self.fail(f"{value!r} is no duration. Write for example 30s, 5m, 1h 30m or 30d.", param, ctx)
+        return seconds(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+class Flag(click.ParamType[bool]):
+    """A switch's environment variable: true or false; also 1/0, yes/no, on/off. Empty is an error."""
+
+    name = "flag"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = value.lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        return bool(self.fail(f"{value!r} is neither true nor false.", param, ctx))
+
+
+class ApiUrl(click.ParamType[str]):
+    """An absolute ws, wss, http or https URL."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.match(r"(wss?|https?)://[^/\s]+", value):
+            self.fail(f"{value!r} is no portal URL. Write for example wss://api.firezone.dev.", param, ctx)
+        return str(value)
+
+
+class HostPort(click.ParamType[tuple[str, int]]):
+    """`0.0.0.0:8080` or `[::]:8080`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})", value)
+        if match is None or int(match[3]) > 65535:
+            self.fail(f"{value!r} is no address with a port. Write for example 0.0.0.0:8080.", param, ctx)
+        return match[1] or match[2], int(match[3])

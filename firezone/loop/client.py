@@ -1,0 +1,78 @@
+"""The client's outer loop: what its state asks of the host and of the portal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+
+from firezone.io.service_manager import notify_ready
+from firezone.loop.ends import Ends, kernel_ends
+from firezone.loop.program import TunnelProgram
+from firezone.proto.client.state import ClientState, ResourcesUpdated, TunConfig
+from firezone.proto.phoenix.login import COMPATIBLE_CLIENT_VERSION, LoginUrl
+from firezone.wire.portal import client as wire
+
+if TYPE_CHECKING:
+    from firezone.loop.config import ClientConfig
+
+log = structlog.get_logger(__name__)
+
+
+class ClientProgram(TunnelProgram[ClientState]):
+    """One running client."""
+
+    topic = wire.TOPIC
+    compatible_version = COMPATIBLE_CLIENT_VERSION
+    from_portal = wire.FROM_PORTAL
+    to_portal = wire.TO_PORTAL
+
+    def __init__(self, config: ClientConfig, ends: Ends, *, addresses: list[str] | None = None) -> None:
+        super().__init__(config, ends, ClientState, addresses=addresses)
+        self.config: ClientConfig = config
+        self.ready = asyncio.Event()
+        """Set when the first TUN configuration is applied."""
+        self._applying = asyncio.Lock()
+        self._newest: TunConfig | None = None
+
+    def login_url(self) -> LoginUrl:
+        config = self.config
+        return LoginUrl.client(
+            config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name,
+            device_serial=config.device_serial, device_uuid=config.device_uuid,
+        )  # fmt: skip
+
+    async def prepare(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, "SIGHUP")
+
+    async def on_event(self, event: object) -> None:
+        match event:
+            case TunConfig():
+                await self._apply(event)
+            case ResourcesUpdated(resources):
+                log.info("resources", count=len(resources), online=sum(view.status.name == "ONLINE" for view in resources))
+            case _:
+                log.debug("event", event=type(event).__name__)
+
+    async def _apply(self, config: TunConfig) -> None:
+        """Sets addresses, then routes. Of several configurations that wait only the newest is applied."""
+        self._newest = config
+        async with self._applying:
+            if self._newest is not config:
+                return
+            if self.netlink is not None:
+                await self.netlink.set_addresses([config.ipv4, config.ipv6])
+                await self.netlink.set_routes(config.routes)
+            log.info("tunnel configured", ipv4=config.ipv4, ipv6=config.ipv6, routes=len(config.routes))
+            if not self.ready.is_set():
+                self.ready.set()
+                notify_ready()
+                if self.config.exit_after_setup:
+                    self.stop()
+
+
+async def run_client(config: ClientConfig) -> None:
+    """Runs a client on this host until a signal ends it. Raises what ends it otherwise."""
+    await ClientProgram(config, kernel_ends()).run()

@@ -1,0 +1,49 @@
+"""Everything the client and the gateway can be told, as plain values. The programs' options end here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from firezone.base.secret import SecretText
+
+if TYPE_CHECKING:
+    from firezone.base.timing import Instant
+
+DEFAULT_API_URL = "wss://api.firezone.dev"
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """What client and gateway share."""
+
+    api_url: str
+    token: SecretText
+    device_id: str
+    name: str
+    max_partition: Instant | None = None
+    """Nanoseconds without a portal connection before giving up; None: never."""
+    raise_buffers: bool = False
+    """Raise the kernel's ceilings for socket buffers."""
+    ca_file: str | None = None
+    """Certificates to trust for the portal beside the system's; None: the system's only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig(TunnelConfig):
+    """The headless client."""
+
+    exit_after_setup: bool = False
+    """End with success once the first TUN configuration is applied."""
+    device_serial: str | None = None
+    device_uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig(TunnelConfig):
+    """The gateway."""
+
+    health_check_address: tuple[str, int] | None = None
+    masquerade: tuple[str, ...] = field(default=())
+    """Patterns of the interfaces whose traffic is masqueraded; empty: every interface but the tunnel's."""
+    manage_firewall: bool = True

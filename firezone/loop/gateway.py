@@ -1,0 +1,70 @@
+"""The gateway's outer loop: addresses and routes of its device, masquerade, health check."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from firezone.base.net import TUNNEL_V4, TUNNEL_V6
+from firezone.io.firewall import set_up_forwarding, take_down_forwarding
+from firezone.io.health import HealthServer
+from firezone.loop.ends import Ends, kernel_ends
+from firezone.loop.program import TunnelProgram
+from firezone.proto.gateway.state import AccessChanged, GatewayState, GatewayTunConfig
+from firezone.proto.phoenix.login import COMPATIBLE_GATEWAY_VERSION, LoginUrl
+from firezone.wire.portal import gateway as wire
+
+if TYPE_CHECKING:
+    from firezone.loop.config import GatewayConfig
+
+log = structlog.get_logger(__name__)
+
+
+class GatewayProgram(TunnelProgram[GatewayState]):
+    """One running gateway."""
+
+    topic = wire.TOPIC
+    compatible_version = COMPATIBLE_GATEWAY_VERSION
+    from_portal = wire.FROM_PORTAL
+    to_portal = wire.TO_PORTAL
+
+    def __init__(self, config: GatewayConfig, ends: Ends, *, addresses: list[str] | None = None) -> None:
+        super().__init__(config, ends, GatewayState, addresses=addresses)
+        self.config: GatewayConfig = config
+        self.ready = asyncio.Event()
+        """Set when the first `init` of the portal is applied."""
+        self._health = HealthServer(config.health_check_address, lambda: self.portal.is_joined)
+
+    def login_url(self) -> LoginUrl:
+        config = self.config
+        return LoginUrl.gateway(config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name)
+
+    async def prepare(self) -> None:
+        if self.ends.device is not None and self.config.manage_firewall:
+            set_up_forwarding(self.ends.device, outgoing=list(self.config.masquerade))
+        await self._health.start()
+
+    async def clean_up(self) -> None:
+        await self._health.stop()
+        if self.ends.device is not None and self.config.manage_firewall:
+            take_down_forwarding()
+
+    async def on_event(self, event: object) -> None:
+        match event:
+            case GatewayTunConfig(ipv4, ipv6):
+                if self.netlink is not None:
+                    await self.netlink.set_addresses([ipv4, ipv6])
+                    await self.netlink.set_routes([TUNNEL_V4, TUNNEL_V6])
+                log.info("tunnel configured", ipv4=ipv4, ipv6=ipv6)
+                self.ready.set()
+            case AccessChanged(client, resource, what):
+                log.info(f"access {what}", client=client, resource=resource)
+            case _:
+                log.debug("event", event=type(event).__name__)
+
+
+async def run_gateway(config: GatewayConfig) -> None:
+    """Runs a gateway on this host until a signal ends it. Raises what ends it otherwise."""
+    await GatewayProgram(config, kernel_ends()).run()

@@ -1,0 +1,240 @@
+"""What client and gateway do alike as programs: start in order, serve portal and signals, end in order.
+
+Start: sockets and TUN device ▸ netlink ▸ engine ▸ portal. End: portal closed ▸ goodbyes flushed ▸ device gone ▸ rules removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import signal
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import structlog
+
+import firezone
+from firezone.base.errors import FirezoneError
+from firezone.datapath.tables import Tables
+from firezone.io.clock import BootClock
+from firezone.io.deadline import DeadlineTimer
+from firezone.io.entropy import SystemRng
+from firezone.io.netlink import Netlink
+from firezone.io.network_changes import NetworkChanges
+from firezone.loop.host import Host
+from firezone.loop.portal_connection import PortalConnection
+from firezone.proto.phoenix.login import user_agent
+from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, SendToPortal, TunnelState
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from firezone.loop.config import TunnelConfig
+    from firezone.loop.ends import Ends
+    from firezone.proto.phoenix.login import LoginUrl
+    from firezone.wire.portal.shared import Vocabulary
+
+log = structlog.get_logger(__name__)
+
+RECEIVE_CEILING, SEND_CEILING = 134_217_728, 16_777_216
+
+State = TypeVar("State", bound=TunnelState)
+
+
+class TunnelProgram(Generic[State]):
+    """One running client or gateway."""
+
+    topic: str
+    user_agent_word: str
+    compatible_version: str
+    """Version we present ourselves as; portals pair and gate by it."""
+    from_portal: Vocabulary
+    to_portal: Vocabulary
+
+    def __init__(self, config: TunnelConfig, ends: Ends, state_class: type[State], *, addresses: list[str] | None = None) -> None:
+        """`addresses` replaces what netlink says of our local addresses (memory mode)."""
+        self.config = config
+        self.ends = ends
+        self.clock = BootClock()
+        self._rng = SystemRng()
+        tables = Tables()
+        self.state: State = state_class(store=tables.sessions, rng=self._rng, now=self.clock.now(), utc=self.clock.utc())  # type: ignore[call-arg]
+        self.host = Host(self.clock, ends, tables, DeadlineTimer())
+        self.netlink = Netlink(ends.device) if ends.device is not None else None
+        self._fixed_addresses = addresses
+        self._known_addresses: list[str] = []
+        self._stopping = asyncio.Event()
+        self._failure: Exception | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.portal: PortalConnection
+
+    # for subclasses to say
+
+    def login_url(self) -> LoginUrl:
+        raise NotImplementedError
+
+    async def on_event(self, event: object) -> None:
+        """Reacts to an event of the state that is not common to both programs."""
+        raise NotImplementedError
+
+    async def prepare(self) -> None:
+        """Does what must be done between netlink and engine."""
+
+    async def clean_up(self) -> None:
+        """Takes back what `prepare` did."""
+
+    # life
+
+    async def run(self) -> None:
+        """Runs until a signal or `stop`.
+
+        Raises: what ended the program otherwise: PortalError, ConfigError, TunnelFatalError.
+        """
+        loop = asyncio.get_running_loop()
+        changes = None
+        if self.config.raise_buffers:
+            _raise_ceilings()
+        try:
+            if self.netlink is not None:
+                await self.netlink.start()
+            await self.prepare()
+            self.portal = self._make_portal()
+            self.host.start(self.state, self._on_event, self._fail)
+            if self.netlink is not None:
+                changes = NetworkChanges(lambda: self._spawn(self._look_at_network()))
+            await self._look_at_network()
+            self._spawn(self._run_portal())
+            self._install_signals(loop)
+            await self._stopping.wait()
+        finally:
+            if changes is not None:
+                changes.close()
+            await self._end(loop)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Begins an orderly end; called again, the flush is not waited for."""
+        self._stopping.set()
+
+    def reset(self, reason: str) -> None:
+        """Starts over on whatever network there is now: new keys, new sockets, new login."""
+        log.info("resetting", reason=reason)
+        reset = getattr(self.state, "reset", None)
+        if reset is None:
+            return
+        self.host.rebind()
+        reset(self.clock.now())
+        self._known_addresses = []
+        self._spawn(self._look_at_network())
+        self.host.tunnel.touch()
+
+    def _make_portal(self) -> PortalConnection:
+        config = self.config
+        tls = None if config.ca_file is None else ssl.create_default_context(cafile=config.ca_file)
+        return PortalConnection(
+            self.login_url(), self.topic, user_agent=self._user_agent(), from_portal=self.from_portal,
+            to_portal=self.to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
+            mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls, clock=self.clock.now,
+        )  # fmt: skip
+
+    def _user_agent(self) -> str:
+        with contextlib.suppress(OSError):
+            release = platform.freedesktop_os_release()
+            return user_agent(
+                release.get("NAME", "Linux").split()[0], release.get("VERSION_ID", "0"), self.compatible_version,
+                arch=platform.machine(), kernel=platform.release(),
+            )  # fmt: skip
+        return user_agent("Linux", platform.release(), self.compatible_version, arch=platform.machine())
+
+    async def _run_portal(self) -> None:
+        await self.portal.run()
+
+    async def _look_at_network(self) -> None:
+        if self._fixed_addresses is not None:
+            addresses = self._fixed_addresses
+        elif self.netlink is not None:
+            addresses = await self.netlink.local_addresses()
+            await self.netlink.sync_link_routes()
+        else:
+            addresses = []
+        if addresses != self._known_addresses:
+            log.info("local addresses", count=len(addresses))
+            log.debug("local addresses", addresses=addresses)
+            self._known_addresses = addresses
+            self.state.set_local_addresses(self.host.local_endpoints(addresses), self.clock.now())
+            self.host.tunnel.touch()
+
+    def _install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            loop.remove_signal_handler(number)
+        if hasattr(self.host, "engine"):
+            self.portal.close()
+            self.state.shutdown(self.clock.now())
+            self.host.tunnel.touch()
+            self.host.close()
+        else:
+            self.ends.close()
+        _, late = await asyncio.wait(self._tasks, timeout=1) if self._tasks else (set(), set())
+        for task in late:
+            task.cancel()
+        await self.clean_up()
+        if self.netlink is not None:
+            await self.netlink.stop()
+
+    # what happens
+
+    def _on_message(self, message: Any) -> None:
+        try:
+            self.state.handle_portal(message, self.clock.now(), self.clock.utc())
+        except FirezoneError as error:
+            log.warning("a message of the portal could not be obeyed", message=type(message).__name__, error=str(error))
+        self.host.tunnel.touch()
+
+    def _on_event(self, event: object) -> None:
+        match event:
+            case SendToPortal(message):
+                self.portal.send(message)
+            case ReconnectPortal(public_key, reason):
+                log.info("logging in again", reason=reason)
+                self.portal.reconnect(public_key)
+            case ConnectionChanged(cid, is_up, detail):
+                log.info("connection established" if is_up else "connection ended", peer=cid, detail=detail)
+            case _:
+                self._spawn(self.on_event(event))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something beside the tunnel; what it raises ends the program."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._stopping.is_set():
+            self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._stopping.set()
+
+
+def version_text() -> str:
+    """The package's version, for --version and logs."""
+    return f"firezone {firezone.__version__}"
+
+
+def _raise_ceilings() -> None:
+    for name, value in (("rmem_max", RECEIVE_CEILING), ("wmem_max", SEND_CEILING)):
+        try:
+            Path("/proc/sys/net/core", name).write_text(str(value))
+        except OSError as error:
+            log.info("socket buffer ceiling not raised", name=name, error=error.strerror)
