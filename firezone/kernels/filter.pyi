@@ -5,7 +5,7 @@ from firezone.kernels.batch import PacketBatch
 
 MAX_PEERS: int
 
-PortRanges = Sequence[tuple[int, int]]
+_PortRanges = Sequence[tuple[int, int]]
 
 class FilterTable:
     def __init__(self) -> None: ...
@@ -14,7 +14,7 @@ class FilterTable:
         peer: int,
         remote: Sequence[Network],
         local: Sequence[Network] | None,
-        rules: Sequence[tuple[Network, bool, PortRanges, PortRanges, bool]] | None,
+        rules: Sequence[tuple[Network, bool, _PortRanges, _PortRanges, bool]] | None,
     ) -> None: ...
     def remove_peer(self, peer: int) -> None: ...
     def admit_from_tunnel(self, batch: PacketBatch) -> int: ...
