@@ -1,0 +1,148 @@
+"""The policy file: what it means, and that every mistake is named with its place."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from firezone.base.ids import ResourceId
+from firezone.proto.portal.config import PolicyError, find_line, read_policy
+from firezone.proto.portal.policy import judge
+
+from .bench import POLICY, book
+
+
+def fault(text: str) -> tuple[str, int | None]:
+    """Returns the message and the line of a wrong policy."""
+    with pytest.raises(PolicyError) as caught:
+        read_policy(tomllib.loads(text), ZoneInfo)
+    return str(caught.value), find_line(text, caught.value.where)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('address = "10.20.0.0/16"', 'address = "10.20.0.1/16"', "did you mean 10.20.0.0/16?"),
+        ('address = "10.20.0.0/16"', 'address = "nas.home"', "neither an IP address nor a network"),
+        ('address = "10.20.0.0/16"', 'address = "100.64.0.0/12"', "which the tunnel itself uses"),
+        ('address = "10.20.0.0/16"', 'address = "0.0.0.0/0"', "which the tunnel itself uses"),
+        ('address = "10.20.0.0/16"', 'adress = "10.20.0.0/16"', "'adress' is not known"),
+        ('address = "10.20.0.0/16"', "address = 5", "expected `str`, got `int`"),
+        ('filters = ["tcp/443", "icmp"]', 'filters = ["tcp/99999"]', "not a range"),
+        ('filters = ["tcp/443", "icmp"]', 'filters = ["icmp/3"]', "is no filter"),
+        ('filters = ["tcp/443", "icmp"]', 'filters = ["sctp"]', "is no filter"),
+        ('sites = ["Lab", "Annex"]', 'sites = ["Lab", "Anex"]', "there is no site 'Anex' (known: 'Lab', 'Annex')"),
+        ('members = ["alice"]', 'members = ["alise"]', "there is no user 'alise'"),
+        ('resource = "Printer"', 'resource = "Prnter"', "there is no resource 'Prnter'"),
+        ('name = "bob"', 'name = ""', "must not be empty"),
+        ("expires = 2025-06-22T15:06:40Z", "expires = 2025-06-22T15:06:40", "needs a time and a zone"),
+        ('resource = "Net"', 'resource = "Net"\nhours = ["X/true/UTC"]', "is not"),
+        ('resource = "Net"', 'resource = "Net"\nhours = ["M/9-8/UTC"]', "ends before it begins"),
+        ('resource = "Net"', 'resource = "Net"\nhours = ["M/9-25/UTC"]', "no span of time"),
+        ('resource = "Net"', 'resource = "Net"\nhours = ["M/9-17/Mars"]', "no time zone"),
+        ('slug = "lab"', 'slug = "lab"\nupstream_dns = ["dns.example"]', "no IP address of a DNS server"),
+        ('slug = "lab"', 'slug = "lab"\nsearch_domain = "a b"', "no DNS name"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(old: str, new: str, says: str) -> None:
+    text = POLICY.replace(old, new, 1)
+    message, line = fault(text)
+    assert says in message
+    assert line == line_of(text, new.splitlines()[-1])
+
+
+def test_a_token_in_place_of_its_hash_is_refused_without_repeating_it() -> None:
+    message, line = fault('[[site]]\nname = "a"\n[[gateway_token]]\nname = "t"\nsite = "a"\nsha256 = "the-token-itself"\n')
+    assert "64 hex digits" in message
+    assert "the-token-itself" not in message
+    assert line == 6
+
+
+def test_a_missing_key_names_the_table() -> None:
+    message, line = fault('[[site]]\nname = "a"\n\n[[resource]]\nname = "r"\nsites = ["a"]\n')
+    assert message == "the key 'address' is missing"
+    assert line == 4
+
+
+def test_a_name_that_is_taken_is_named_where_it_comes_again() -> None:
+    assert fault('[[site]]\nname = "a"\n[[site]]\nname = "a"\n') == ("there is a site 'a' already", 4)
+
+
+def test_an_unknown_table_is_named() -> None:
+    message, line = fault('[[site]]\nname = "a"\n[[resources]]\nname = "r"\n')
+    assert "'resources' is not known" in message
+    assert line == 3
+
+
+def test_an_empty_file_is_a_policy_that_lets_nobody_in() -> None:
+    empty = read_policy({}, ZoneInfo)
+    assert (empty.tokens, empty.resources) == ({}, {})
+
+
+def test_ids_are_stable_and_may_be_given() -> None:
+    first, second = book(POLICY), book(POLICY.replace('slug = "lab"', 'slug = "x"'))
+    assert list(first.resources) == list(second.resources)
+    named = book(POLICY.replace('name = "Net"', 'name = "Net"\nid = "3C9A5A3E-2D60-4D0B-9D1B-6A2F1E0C7B11"', 1))
+    assert "3c9a5a3e-2d60-4d0b-9d1b-6a2f1e0c7b11" in named.resources
+
+
+def test_no_repr_of_a_policy_shows_a_hash() -> None:
+    policy = book(POLICY)
+    assert not any(digest in repr(list(policy.tokens.values())) for digest in policy.tokens)
+
+
+@pytest.mark.parametrize(
+    ("hours", "moment", "end"),
+    [
+        ('["M/08:00-12:00/UTC"]', "2025-06-16T08:00:00", "2025-06-16T12:00:00"),
+        ('["M/08:00-12:00/UTC"]', "2025-06-16T12:00:00", "2025-06-16T12:00:00"),
+        ('["M/08:00-12:00/UTC"]', "2025-06-16T12:00:01", None),
+        ('["M/08:00-12:00/UTC"]', "2025-06-17T09:00:00", None),
+        ('["M/08:00-12:00,11-17:30/UTC"]', "2025-06-16T09:00:00", "2025-06-16T17:30:00"),
+        ('["M/true/UTC", "T/00:00-06:00/UTC"]', "2025-06-16T09:00:00", "2025-06-17T06:00:00"),
+        ('["M/08-12/Europe/Berlin"]', "2025-06-16T06:00:00", "2025-06-16T10:00:00"),
+        ("[]", "2025-06-16T06:00:00", None),
+    ],
+)
+def test_hours_hold_until_the_end_of_the_merged_spans(hours: str, moment: str, end: str | None) -> None:
+    policy = book(POLICY.replace('resource = "Net"', f'resource = "Net"\nhours = {hours}', 1))
+    resource = next(resource for resource in policy.resources.values() if resource.name == "Net")
+    user = next(user.id for user in policy.users.values() if user.name == "alice")
+    utc = int(datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp())
+    verdict = judge(policy, user, resource, "192.0.2.1", utc)
+    assert verdict.is_permitted is (end is not None)
+    if end is not None:
+        assert verdict.expires_at == int(datetime.fromisoformat(end).replace(tzinfo=UTC).timestamp())
+    else:
+        assert verdict.violated == ("current_utc_datetime",)
+
+
+@pytest.mark.parametrize(
+    ("condition", "ip", "permitted"),
+    [
+        ('remote_ip = ["203.0.113.0/24"]', "203.0.113.9", True),
+        ('remote_ip = ["203.0.113.0/24"]', "192.0.2.1", False),
+        ('remote_ip = ["2001:db8::/32"]', "2001:db8::1", True),
+        ('remote_ip_not = ["192.0.2.1"]', "192.0.2.1", False),
+        ('remote_ip_not = ["192.0.2.1"]', "192.0.2.2", True),
+        ("remote_ip = []", "192.0.2.2", False),
+    ],
+)
+def test_address_conditions(condition: str, ip: str, permitted: bool) -> None:
+    policy = book(POLICY.replace('resource = "Net"', f'resource = "Net"\n{condition}', 1))
+    resource = next(resource for resource in policy.resources.values() if resource.name == "Net")
+    user = next(user.id for user in policy.users.values() if user.name == "alice")
+    assert judge(policy, user, resource, ip, 0).is_permitted is permitted
+
+
+def test_everyone_means_every_user() -> None:
+    policy = book(POLICY + '\n[[policy]]\ngroup = "Everyone"\nresource = "Net"\n')
+    resource = policy.resources[ResourceId(next(r.id for r in policy.resources.values() if r.name == "Net"))]
+    assert all(judge(policy, user, resource, "192.0.2.1", 0).is_permitted for user in policy.users)
