@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -128,7 +129,7 @@ async def _dial_one(family: int, address: tuple[Any, ...], mark: int | None) -> 
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if mark is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))
         await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
         sock.close()

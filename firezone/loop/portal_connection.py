@@ -81,6 +81,7 @@ class PortalConnection:
         self._task: asyncio.Task[None] | None = None
         self._websocket: ClientConnection | None = None
         self._is_closing = False
+        self._crash: BaseException | None = None
 
     @property
     def is_joined(self) -> bool:
@@ -95,6 +96,8 @@ class PortalConnection:
         try:
             while not self._is_closing:
                 self._wake.clear()
+                if self._crash is not None:
+                    raise self._crash
                 self._channel.handle_timeout(self._clock())
                 self._obey()
                 self._writable.set()
@@ -125,6 +128,7 @@ class PortalConnection:
             match event:
                 case Connect(attempt):
                     self._task = asyncio.create_task(self._session(attempt), name=f"portal-{attempt}")
+                    self._task.add_done_callback(self._on_session_done)
                 case Drop():
                     self._on_state(False)
                     self._abandon_session()
@@ -200,6 +204,12 @@ class PortalConnection:
                     self._channel.handle_sent(self._clock())
                     self._wake.set()
                 await self._writable.wait()
+
+    def _on_session_done(self, task: asyncio.Task[None]) -> None:
+        """Keeps what a session did not foresee; `run` raises it instead of waiting for a timeout that tells nothing."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash = error
+            self._wake.set()
 
     def _abandon_session(self) -> None:
         """Forgets the present WebSocket; what it still says carries an old attempt number."""
