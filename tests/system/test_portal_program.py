@@ -258,6 +258,15 @@ async def test_two_portals_do_not_share_a_state(start: Callable[..., Program]) -
     assert "another portal is running on it" in second.stderr
 
 
+def test_a_state_file_that_is_none_is_said_and_left(directory: Path) -> None:
+    state = directory / "policy.db"
+    state.write_text("not a database, but somebody's notes" * 100)
+    result = run("--config", str(directory / "policy.toml"), "--bind", "127.0.0.1:0")
+    assert result.returncode == 1
+    assert result.stderr == f"Error: The state file {state} cannot be used: file is not a database.\n"
+    assert state.read_text().startswith("not a database")
+
+
 def test_init_writes_what_check_accepts_and_prints_commands_that_can_be_run(directory: Path) -> None:
     elsewhere = directory / "it's here"
     made = run("init", "--config", str(elsewhere / "p.toml"), "--site", 'Büro "1"', "--user", "me\\you", "--bind", "127.0.0.1:9")
