@@ -36,6 +36,7 @@ MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.ring", ()),
     ("firezone.kernels.batch", ()),
     ("firezone.kernels.session", ("fz_aead.c",)),
+    ("firezone.io.reader", ("fz_reader.c", "fz_udp.c", "fz_tun.c")),
     ("firezone.io.udp_batch", ("fz_udp.c",)),
     ("firezone.io.tun_batch", ("fz_tun.c",)),
     ("firezone.kernels.checksum", ("fz_csum.c",)),

@@ -41,6 +41,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
               help="Give up after this long without the portal, for example 30m. [default: never]")  # fmt: skip
 @click.option("--dns-control", envvar="FIREZONE_DNS_CONTROL", type=click.Choice(["disabled"]), default="disabled",
               show_default=True, help="How the machine's DNS is set. This version leaves it alone.")  # fmt: skip
+@click.option("--reader-threads", envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]), default="auto",
+              show_default=True, help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
 @click.option("--ca-file", envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--inc-buf", envvar="FIREZONE_INC_BUF", is_flag=True, type=Flag(),
@@ -50,7 +52,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     mode: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int | None, dns_control: str, ca_file: Path | None, inc_buf: bool, check: bool,
-    exit_after_setup: bool,
+    exit_after_setup: bool, reader_threads: str,
 ) -> None:  # fmt: skip
     """Connects this machine to the resources a Firezone portal grants it."""
     from firezone.base.errors import ConfigError
@@ -69,7 +71,7 @@ def main(
     config = ClientConfig(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=inc_buf, ca_file=None if ca_file is None else str(ca_file),
-        exit_after_setup=exit_after_setup, device_serial=identity.smbios_value("product_serial"),
+        exit_after_setup=exit_after_setup, reader_threads=reader_threads, device_serial=identity.smbios_value("product_serial"),
         device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip
     from firezone.loop.client import run_client

@@ -41,6 +41,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--masquerade", multiple=True, metavar="PATTERN",
               help="Masquerade traffic that leaves by these interfaces (e*). [default: all but the tunnel]")  # fmt: skip
 @click.option("--no-firewall", is_flag=True, help="Leave forwarding and masquerade to the administrator.")
+@click.option("--reader-threads", envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]), default="auto",
+              show_default=True, help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
 @click.option("--ca-file", envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--no-inc-buf", envvar="FIREZONE_NO_INC_BUF", is_flag=True, type=Flag(),
@@ -49,7 +51,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     token: str | None, api_url: str, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None, log_format: str,
     max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
-    ca_file: Path | None, no_inc_buf: bool, no_check: bool,
+    ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str,
 ) -> None:  # fmt: skip
     """Lets clients reach the resources of this site. TOKEN is better given as $FIREZONE_TOKEN: command lines are public."""
     from firezone.base.errors import ConfigError
@@ -75,7 +77,7 @@ def main(
     config = GatewayConfig(
         api_url=api_url, token=SecretText(secret), device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
-        health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
+        health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall, reader_threads=reader_threads,
     )  # fmt: skip
     start.run_program(run_gateway(config), prefix="Firezone gateway ended")
 

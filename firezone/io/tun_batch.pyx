@@ -1,28 +1,12 @@
 """Batched TUN system calls over rings and batches (see `csrc/fz_tun.h`); the GIL is released during each."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from firezone.kernels.batch cimport PacketBatch, RunList
 from firezone.kernels.ring cimport PacketRing
-from firezone.kernels.types cimport fz_batch, fz_ring, fz_run
-
-
-cdef extern from "fz_tun.h" nogil:
-    ctypedef struct fz_tun_stats:
-        uint64_t reads
-        uint64_t read_bytes
-        uint64_t writes
-        uint64_t written_bytes
-        uint64_t written
-
-    int fz_tun_fill(int fd, fz_ring *ring, uint32_t max_reads, fz_tun_stats *stats, int *wake)
-    int fz_tun_write_run(int fd, fz_batch *b, const fz_run *run, fz_tun_stats *stats)
 
 
 cdef class TunBatchPort:
     """One TUN descriptor's batched reads and writes, with its counters. Does not own the descriptor."""
-
-    cdef fz_tun_stats _stats
-    cdef public int fd
 
     def __cinit__(self, int fd):
         self.fd = fd

@@ -52,7 +52,7 @@ class TunDevice:
         """"tso+uso", "tso" or "none"."""
         self.coalesce = offload != "none"
         self.ring = PacketRing(slots)
-        self._port = TunBatchPort(fd)
+        self.port = TunBatchPort(fd)
         self._errors: list[Exception] = []
         self._waiting: deque[tuple[bytes, Instant]] = deque()
         self._waiting_bytes = 0
@@ -81,7 +81,7 @@ class TunDevice:
 
     def fill(self, max_reads: int) -> None:
         try:
-            self._port.fill(self.ring, max_reads)
+            self.port.fill(self.ring, max_reads)
         except OSError as error:
             # A device that is down answers EIO or EBADFD until it is up again; one that is gone never comes back.
             if error.errno in (errno.ENODEV, errno.EBADF):
@@ -104,7 +104,7 @@ class TunDevice:
                 self._wait(_run_bytes(batch, runs, index), now)
                 index += 1
                 continue
-            index, error = self._port.write_runs(batch, runs, index)
+            index, error = self.port.write_runs(batch, runs, index)
             if not error:
                 continue
             if error in (errno.EAGAIN, errno.ENOBUFS):
@@ -132,7 +132,7 @@ class TunDevice:
 
     def counters(self) -> dict[str, Any]:
         return {
-            **self._port.stats(),
+            **self.port.stats(),
             "offload": self.offload,
             "coalesce": self.coalesce,
             "refused": self._refused,

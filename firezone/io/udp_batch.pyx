@@ -1,36 +1,12 @@
 """Batched UDP system calls over rings and batches (see `csrc/fz_udp.h`); the GIL is released during each."""
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t
 
 from firezone.kernels.batch cimport PacketBatch, RunList
 from firezone.kernels.ring cimport PacketRing
-from firezone.kernels.types cimport fz_batch, fz_ring, fz_run
-
-
-cdef extern from "fz_udp.h" nogil:
-    ctypedef struct fz_udp_stats:
-        uint64_t receive_calls
-        uint64_t receive_bytes
-        uint64_t received
-        uint64_t send_calls
-        uint64_t send_bytes
-        uint64_t sent
-        uint64_t truncated
-
-    int fz_udp_fill(int fd, uint16_t socket_id, uint16_t port, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats,
-                    int *wake)
-    int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ecn, int32_t *row, int *error,
-                        fz_udp_stats *stats)
 
 
 cdef class UdpBatchPort:
     """One descriptor's batched reads and writes, with its counters. Does not own the descriptor."""
-
-    cdef fz_udp_stats _stats
-    cdef public int fd
-    cdef public int socket_id
-    cdef public int port
-    cdef public bint gso
-    cdef public bint ecn
 
     def __cinit__(self, int fd, int socket_id, int port):
         self.fd, self.socket_id, self.port = fd, socket_id, port

@@ -274,6 +274,10 @@ class UdpSockets:
         self._close_sockets()
         self._bind()
 
+    def batch_ports(self) -> list[UdpBatchPort]:
+        """Returns the compiled ports of the sockets there are, for a reader."""
+        return [udp.batch for udp in self._sockets.values()]
+
     def ports(self) -> dict[int, int]:
         """Returns the bound port of each family there is."""
         return {family: udp.port for family, udp in self._sockets.items()}

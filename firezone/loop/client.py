@@ -75,4 +75,4 @@ class ClientProgram(TunnelProgram[ClientState]):
 
 async def run_client(config: ClientConfig) -> None:
     """Runs a client on this host until a signal ends it. Raises what ends it otherwise."""
-    await ClientProgram(config, kernel_ends()).run()
+    await ClientProgram(config, kernel_ends(reader_threads=config.reader_threads)).run()

@@ -25,6 +25,8 @@ class TunnelConfig:
     """Nanoseconds without a portal connection before giving up; None: never."""
     raise_buffers: bool = False
     """Raise the kernel's ceilings for socket buffers."""
+    reader_threads: str = "auto"
+    """auto, on or off: whether threads of their own read the devices."""
     ca_file: str | None = None
     """Certificates to trust for the portal beside the system's; None: the system's only."""
 

@@ -67,4 +67,4 @@ class GatewayProgram(TunnelProgram[GatewayState]):
 
 async def run_gateway(config: GatewayConfig) -> None:
     """Runs a gateway on this host until a signal ends it. Raises what ends it otherwise."""
-    await GatewayProgram(config, kernel_ends()).run()
+    await GatewayProgram(config, kernel_ends(reader_threads=config.reader_threads)).run()

@@ -65,7 +65,7 @@ Devices on other machines need --bind 0.0.0.0:8081 (or [::]:8081) and
 @click.option("--check", is_flag=True, help="Check policy and certificate, say what is wrong, and exit.")
 @click.version_option(None, "-V", "--version", package_name="firezone", prog_name="firezone-portal")
 @click.pass_context
-def main(  # noqa: PLR0917 - click passes options by name
+def main(
     context: click.Context,
     config: Path,
     state: Path | None,
@@ -101,7 +101,7 @@ def main(  # noqa: PLR0917 - click passes options by name
 @click.option("-b", "--bind", default="", metavar="HOST:PORT", help="Address the portal will listen on.")
 @click.option("--api-url", default=None, help="URL by which devices reach the portal.  [default: from --bind]")
 @click.option("--force", is_flag=True, help="Replace files that are there; devices with the old tokens are locked out.")
-def init(  # noqa: PLR0917 - click passes options by name
+def init(
     config: Path, site: str, user: str, resources: tuple[str, ...], bind: str, api_url: str | None, force: bool
 ) -> None:
     """Write a commented policy and fresh tokens, and print the commands that start everything."""

@@ -208,9 +208,7 @@ class _Reader:
             self._token(tokens, ("client_token", index), client, Role.CLIENT, owner)
         return tokens
 
-    def _token(
-        self, tokens: dict[str, Token], at: Path, table: _GatewayToken | _ClientToken, role: Role, owner_id: str
-    ) -> None:
+    def _token(self, tokens: dict[str, Token], at: Path, table: _GatewayToken | _ClientToken, role: Role, owner_id: str) -> None:
         digest = table.sha256.lower()
         if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
             raise PolicyError("sha256 must be the SHA-256 of the token: 64 hex digits, not the token itself", (*at, "sha256"))

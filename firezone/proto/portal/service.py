@@ -233,9 +233,7 @@ class PortalService:
         interface = render.client_interface(device, account)
         self._say(connection, client.Init(interface=interface, resources=tuple(connection.told.values())))
 
-    def _on_create_flow(
-        self, connection: Connection, message: client.CreateFlow, frame: Frame, now: Instant, utc_s: int
-    ) -> None:
+    def _on_create_flow(self, connection: Connection, message: client.CreateFlow, frame: Frame, now: Instant, utc_s: int) -> None:
         resource = self._book.resources.get(message.resource_id)
         verdict = None if resource is None else self._judge(connection.device, resource, utc_s)
         if resource is None or verdict is None or not verdict.is_known or not resource.site_ids:
@@ -264,9 +262,7 @@ class PortalService:
         credentials = pair_credentials(device, chosen.device)
         answer = render.flow_created(resource, chosen.device, credentials)
         ref = self._pending.add(Pending(connection.number, chosen.number, resource.id, answer, now + ANSWER_TIMEOUT))
-        self._grants.put(
-            Grant(device.id, resource.id, chosen.device.id, connection.token.id, str(resource.address), expires_at)
-        )
+        self._grants.put(Grant(device.id, resource.id, chosen.device.id, connection.token.id, str(resource.address), expires_at))
         self._say(chosen, render.authorize_flow(ref, resource, device, credentials, expires_at))
 
     def _on_flow_authorized(
@@ -311,9 +307,7 @@ class PortalService:
             if target is not None:
                 self._say(target, translated)
 
-    def _refuse_flow(
-        self, connection: Connection, message: client.CreateFlow, reason: str, violated: tuple[str, ...] = ()
-    ) -> None:
+    def _refuse_flow(self, connection: Connection, message: client.CreateFlow, reason: str, violated: tuple[str, ...] = ()) -> None:
         self._say(
             connection,
             client.FlowCreationFailed(resource_id=message.resource_id, reason=reason, violated_properties=violated),
