@@ -5,17 +5,13 @@
 #define STUN_COOKIE 0x2112A442u
 
 uint8_t fz_datagram_kind(const uint8_t *p, uint32_t n) {
-  if (n >= 32 && fz_load_le32(p) == 4u) return 0;
-  if (n >= 20 && p[0] <= 3 && fz_load_be32(p + 4) == STUN_COOKIE) {
-    /* A handshake message whose sender index spells the cookie is told by its reserved zeroes and exact length. */
-    uint32_t type = fz_load_le32(p);
-    if (!((type == 1 && n == 148) || (type == 2 && n == 92) || (type == 3 && n == 64))) return FZ_STUN;
-    return FZ_HANDSHAKE;
-  }
   if (n >= 4) {
-    uint32_t type = fz_load_le32(p);
+    uint32_t type = fz_load_le32(p); /* one byte of type and three reserved zeroes */
+    if (type == 4 && n >= 32) return 0;
+    /* No STUN message looks like these: its length field would be zero, and n 20. */
     if ((type == 1 && n == 148) || (type == 2 && n == 92) || (type == 3 && n == 64)) return FZ_HANDSHAKE;
   }
+  if (n >= 20 && p[0] <= 3 && fz_load_be32(p + 4) == STUN_COOKIE) return FZ_STUN;
   if (n >= 1 && p[0] >= 0x40 && p[0] <= 0x4F) return FZ_CHANNEL_DATA;
   return FZ_UNKNOWN_DATAGRAM;
 }
