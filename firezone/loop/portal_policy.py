@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -51,6 +51,8 @@ class PolicyFile:
 
 
 def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC  # Known without a time zone database.
     try:
         return ZoneInfo(name)
     except ZoneInfoNotFoundError as error:

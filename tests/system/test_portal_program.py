@@ -239,6 +239,21 @@ async def test_it_speaks_tls(directory: Path, port: int, start: Callable[..., Pr
     assert doubtful.messages.empty()
 
 
+async def test_it_answers_health_checks_and_plain_requests(port: int, start: Callable[..., Program]) -> None:
+    program = start()
+    await program.until("listening")
+    for path, status in (("/healthz", "200 OK"), ("/", "404 Not Found"), ("/client/websocket", "401 Unauthorized")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert (await asyncio.wait_for(reader.readline(), DEADLINE_S)).decode().strip() == f"HTTP/1.1 {status}"
+        writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\x00\xff garbage" * 4000)
+    assert not (await asyncio.wait_for(reader.read(), DEADLINE_S)).startswith(b"HTTP/1.1 1")
+    writer.close()
+    assert "Traceback" not in program.text()
+
+
 async def test_a_port_that_is_taken_is_said(port: int, start: Callable[..., Program]) -> None:
     program = start()
     await program.until("listening")
