@@ -1,9 +1,7 @@
+// sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_demux.c
+// sanitize: address,undefined
 /* Hostile packets through parse, filter and the checksum: noise, truncated headers, flipped bytes. Each packet is the last thing in
- * its slab, so a read behind it is seen.
- *
- * sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_demux.c
- * sanitize: address,undefined
- */
+ * its slab, so a read behind it is seen. */
 #include "fz_csum.h"
 #include "fz_demux.h"
 #include "fz_filter.h"

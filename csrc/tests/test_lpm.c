@@ -1,8 +1,6 @@
-/* Random prefixes set and removed in a trie with exactly the memory it asks for, against a plain list.
- *
- * sources: fz_lpm.c
- * sanitize: address,undefined
- */
+// sources: fz_lpm.c
+// sanitize: address,undefined
+/* Random prefixes set and removed in a trie with exactly the memory it asks for, against a plain list. */
 #include "fz_lpm.h"
 #include "fz_test.h"
 

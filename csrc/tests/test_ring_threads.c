@@ -1,9 +1,7 @@
-/* One producer and one consumer thread pass a million slots through a small ring, sleeping as reader and tick do. Contents and order
- * are checked on the far side; the thread sanitizer sees every access.
- *
- * sources:
- * sanitize: thread
- */
+// sources:
+// sanitize: thread
+/* One producer and one consumer thread pass 300 000 slots through a small ring, sleeping as reader and tick do. Contents and order
+ * are checked on the far side; the thread sanitizer sees every access. */
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>

@@ -1,9 +1,7 @@
+// sources: fz_split.c fz_join.c fz_csum.c fz_ip.c fz_demux.c
+// sanitize: address,undefined
 /* Hostile TUN reads through split, parse, join and group, in slabs of exactly the size they are told; what was joined is split again
- * and must be the same packets but for the IPv4 identification.
- *
- * sources: fz_split.c fz_join.c fz_csum.c fz_ip.c fz_demux.c
- * sanitize: address,undefined
- */
+ * and must be the same packets but for the IPv4 identification. */
 #include "fz_demux.h"
 #include "fz_ip.h"
 #include "fz_join.h"
