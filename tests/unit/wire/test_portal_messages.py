@@ -19,7 +19,7 @@ from firezone.wire.phoenix import Push, decode_inbound, decode_request, encode_f
 from firezone.wire.portal import client, gateway, relay
 from firezone.wire.portal.shared import PublicKey, StunRelay, TurnRelay, Vocabulary, parse_endpoint
 
-LINES = [json.loads(line) for line in (Path(__file__).parents[2] / "vectors" / "portal-frames.jsonl").read_text().splitlines()]
+LINES = json.loads((Path(__file__).parents[2] / "vectors" / "portal-frames.json").read_text())
 FRAMES = [json.loads(line["text"]) for line in LINES if line["protocol"] == 1]
 NEWER = [json.loads(line["text"]) for line in LINES if line["protocol"] == 2]
 MODULES: dict[str, Any] = {"client": client, "gateway": gateway, "relay": relay}
