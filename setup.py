@@ -35,7 +35,8 @@ if SANITIZE:
 MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.ring", ()),
     ("firezone.kernels.batch", ()),
-    ("firezone.kernels.session", ("fz_aead.c",)),
+    ("firezone.kernels.aead", ("fz_aead.c", "fz_aead_portable.c", "fz_aead_avx2.c", "fz_cpu.c")),
+    ("firezone.kernels.session", ()),
     ("firezone.io.reader", ("fz_reader.c", "fz_udp.c", "fz_tun.c")),
     ("firezone.io.udp_batch", ("fz_udp.c",)),
     ("firezone.io.tun_batch", ("fz_tun.c",)),

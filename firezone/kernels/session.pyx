@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free, realloc
 
 import numpy as np
 
+from firezone.kernels.aead cimport fz_aead_job, open_jobs, seal_jobs
 from firezone.kernels.batch cimport PacketBatch
 from firezone.kernels.types cimport FZ_FORWARD, FZ_FREE, FZ_PREFIX_SIZE, fz_addr, fz_batch
 
@@ -18,16 +19,6 @@ cdef extern from "fz_batch.h" nogil:
     void fz_store_le32(uint8_t *p, uint32_t v)
     void fz_store_le64(uint8_t *p, uint64_t v)
     void fz_wipe(void *p, size_t n)
-
-cdef extern from "fz_aead.h" nogil:
-    ctypedef struct fz_aead_job:
-        const uint8_t *key
-        uint64_t counter
-        uint8_t *data
-        uint32_t length
-        uint32_t ok
-    void fz_aead_seal(fz_aead_job *jobs, size_t n)
-    void fz_aead_open(fz_aead_job *jobs, size_t n)
 
 DEF MAX_SESSIONS = 4096
 DEF WORDS = 128
@@ -158,10 +149,11 @@ cdef class SessionTable:
         cdef fz_aead_job j
         j.key = s.send_key
         j.counter = s.next_send
-        j.data = o + 16
+        j.in_ = j.out = o + 16
         j.length = <uint32_t>len(packet)
+        j.tag = j.out + j.length
         s.next_send += 1
-        fz_aead_seal(&j, 1)
+        seal_jobs(&j, 1)
         return bytes(out)
 
     cdef int _find(self, uint32_t index) noexcept nogil:
@@ -188,9 +180,10 @@ cdef class SessionTable:
         cdef fz_aead_job j
         j.key = s.receive_key
         j.counter = c
-        j.data = o + 16
+        j.in_ = j.out = o + 16
         j.length = <uint32_t>(len(d) - 32)
-        fz_aead_open(&j, 1)
+        j.tag = j.out + j.length
+        open_jobs(&j, 1)
         if not j.ok:
             raise RemoteError("bad tag")
         _mark(s, c)
@@ -217,8 +210,9 @@ cdef class SessionTable:
                 fz_store_le64(d - 8, s.next_send)
                 self.jobs[n].key = s.send_key
                 self.jobs[n].counter = s.next_send
-                self.jobs[n].data = d
+                self.jobs[n].in_ = self.jobs[n].out = d
                 self.jobs[n].length = b.length[i]
+                self.jobs[n].tag = d + b.length[i]
                 s.next_send += 1
                 s.sent += 1
                 s.sent_bytes += b.length[i]
@@ -230,7 +224,7 @@ cdef class SessionTable:
                 b.offset[i] -= 16
                 b.length[i] += 32
                 n += 1
-            fz_aead_seal(self.jobs, n)
+            seal_jobs(self.jobs, n)
         return n
 
     def open_batch(self, PacketBatch batch, uint64_t now):
@@ -259,11 +253,12 @@ cdef class SessionTable:
                 b.peer[i] = s.peer
                 self.jobs[n].key = s.receive_key
                 self.jobs[n].counter = fz_load_le64(d + 8)
-                self.jobs[n].data = d + 16
+                self.jobs[n].in_ = self.jobs[n].out = d + 16
                 self.jobs[n].length = b.length[i] - 32
+                self.jobs[n].tag = d + b.length[i] - 16
                 self.rows[n] = i
                 n += 1
-            fz_aead_open(self.jobs, n)
+            open_jobs(self.jobs, n)
             for k in range(n):
                 i = self.rows[k]
                 s = &self.s[b.session[i]]
