@@ -124,6 +124,35 @@ def test_answers_are_judged_by_the_port_of_the_resource() -> None:
     assert admit(table, rows, [0] * 3, from_tunnel=False) == expected
 
 
+DIFFERING = {
+    "source port": packets.tcp("10.0.0.7", "100.64.0.1", ports=(444, 9)),
+    "source": packets.tcp("10.0.0.8", "100.64.0.1", ports=(443, 9)),
+    "destination": packets.tcp("10.0.0.7", "100.64.0.2", ports=(443, 9)),
+    "protocol": packets.udp("10.0.0.7", "100.64.0.1", ports=(443, 9)),
+    "flags": packets.ip("10.0.0.7", "100.64.0.1", packets.ICMP, bytes([14]) + bytes(19)),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERING)
+def test_neighbours_that_differ_in_one_field_are_judged_one_by_one(case: str) -> None:
+    table = FilterTable()
+    table.set_peer(0, nets("100.64.0.1/32"), None, [(nets("10.0.0.7/32")[0], False, [(443, 443)], [], False)])
+    good = packets.tcp("10.0.0.7", "100.64.0.1", ports=(443, 9))
+    first, second, third = admit(table, [good, DIFFERING[case], good], [0, 0, 0], from_tunnel=False)
+    assert (first, third) == (Reason.NONE, Reason.NONE)
+    assert second != Reason.NONE
+    assert admit(table, [good, good], [0, 1], from_tunnel=False) == [Reason.NONE, Reason.NOT_PERMITTED]
+
+
+@pytest.mark.parametrize("port", [442, 444])
+def test_neighbours_that_differ_in_the_destination_port_are_judged_one_by_one(port: int) -> None:
+    table = FilterTable()
+    table.set_peer(0, nets("100.64.0.1/32"), None, [(nets("10.0.0.0/8")[0], False, [(443, 443)], [], False)])
+    rows = [packets.tcp("100.64.0.1", "10.0.0.7", ports=(9, to)) for to in (443, port, 443)]
+    expected = [Reason.NONE, Reason.REFUSED_DESTINATION, Reason.NONE]
+    assert admit(table, rows, [0] * 3, from_tunnel=True) == expected
+
+
 @pytest.mark.parametrize(("icmp", "expected"), [(True, Reason.NONE), (False, Reason.NOT_PERMITTED)])
 def test_icmp_errors_pass_into_the_tunnel_unseen_and_other_icmp_by_the_flag(icmp: bool, expected: Reason) -> None:
     table = FilterTable()
