@@ -71,6 +71,10 @@ class Tunnel:
         self._report()
         self._arm()
 
+    def wake(self) -> None:
+        """Ticks now, for sources that have no descriptor (rings in memory)."""
+        self._run()
+
     def _run(self) -> None:
         self._tick_is_queued = False
         if self._loop is None:

@@ -101,9 +101,7 @@ def main(
 @click.option("-b", "--bind", default="", metavar="HOST:PORT", help="Address the portal will listen on.")
 @click.option("--api-url", default=None, help="URL by which devices reach the portal.  [default: from --bind]")
 @click.option("--force", is_flag=True, help="Replace files that are there; devices with the old tokens are locked out.")
-def init(
-    config: Path, site: str, user: str, resources: tuple[str, ...], bind: str, api_url: str | None, force: bool
-) -> None:
+def init(config: Path, site: str, user: str, resources: tuple[str, ...], bind: str, api_url: str | None, force: bool) -> None:
     """Write a commented policy and fresh tokens, and print the commands that start everything."""
     from firezone.loop.portal_policy import PolicyFile
     from firezone.portal.starter import Start, next_commands, write_start

@@ -87,6 +87,16 @@ class ClientState(TunnelState):
         self._tun_config: TunConfig | None = None
         self._last_views: tuple[ResourceView, ...] | None = None
 
+    @property
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Our tunnel addresses, IPv4 and IPv6; empty before the first `init`."""
+        return self._own
+
+    def paths(self) -> str:
+        """Returns where the connected gateways are reached, for display."""
+        found = (self.node.path_of(cid) for cid in self._gateways)
+        return ", ".join(str(path.remote) for path in found if path is not None) or "none"
+
     # commands of the program
 
     def set_disabled_resources(self, disabled: set[ResourceId], now: Instant) -> None:

@@ -1,0 +1,111 @@
+"""`python -m firezone.lab`: everything on this one machine, in namespaces that leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import firezone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EPILOG = """\b
+Examples:
+  python -m firezone.lab demo            run everything once and print a report
+  python -m firezone.lab demo --json     the same as one JSON object
+  python -m firezone.lab up              keep it running, with a shell in the client's network
+\b
+Works as root, and as an ordinary user where user namespaces and /dev/net/tun are allowed. Elsewhere the demo says what is
+missing and runs portal, gateway and client over real loopback sockets with rings in memory in place of TUN devices.
+Exit status: 0 it worked, 1 it did not (the report says why), 2 wrong usage."""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-lab")
+def main() -> None:
+    """Portal, gateway, client and a resource on one machine, joined by a real tunnel."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
+@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option("--memory", is_flag=True, help="Use rings in memory in place of TUN devices, even where those are allowed.")
+def demo(as_json: bool, seconds: float, logs: Path | None, memory: bool) -> None:
+    """Starts everything, fetches a page through the tunnel and measures."""
+    from firezone.lab import namespaces
+
+    directory = _log_directory(logs)
+    if namespaces.INSIDE in os.environ:
+        from firezone.lab.demo import run_demo
+
+        report = run_demo(directory, seconds, _progress(as_json))
+    elif memory or (missing := namespaces.what_is_missing()) is not None:
+        from firezone.lab.memory_demo import run_memory_demo
+
+        if not memory:
+            click.echo(f"No full lab: {missing}", err=True)
+        report = run_memory_demo(directory, seconds, _progress(as_json))
+    else:
+        options = ["--logs", str(directory), "--seconds", str(seconds), *(["--json"] if as_json else [])]
+        namespaces.enter(["demo", *options])
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        from rich.console import Console
+
+        report.print_to(Console())
+    sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+def up(logs: Path | None) -> None:
+    """Keeps everything running and opens a shell in the client's network; leaving the shell ends it all."""
+    import subprocess
+
+    from firezone.base.errors import ConfigError
+    from firezone.lab import namespaces
+
+    directory = _log_directory(logs)
+    if namespaces.INSIDE not in os.environ:
+        if (missing := namespaces.what_is_missing()) is not None:
+            raise click.ClickException(missing)
+        namespaces.enter(["up", "--logs", str(directory)])
+
+    from firezone.lab.stack import Stack
+    from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6
+
+    try:
+        stack = Stack.start(directory, _progress(False))
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"You are in the client's network. Try: curl http://{RESOURCE_ADDRESS}/ or curl 'http://[{RESOURCE_ADDRESS_V6}]/'")
+    click.echo(f"Logs are in {directory}. Leave with exit.")
+    subprocess.run(stack.topology.client.command(os.environ.get("SHELL", "/bin/sh")), check=False)
+    stack.close()
+
+
+def _log_directory(given: Path | None) -> Path:
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="firezone-lab-"))
+    given.mkdir(parents=True, exist_ok=True)
+    return given.resolve()
+
+
+def _progress(is_quiet: bool) -> Callable[[str], None]:
+    def show(step: str) -> None:
+        if not is_quiet:
+            click.echo(f"· {step}", err=True)
+
+    return show
+
+
+if __name__ == "__main__":
+    main()

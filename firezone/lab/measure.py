@@ -1,0 +1,81 @@
+"""What the demo and the comparison measure through a tunnel: a page, round trips, throughput and what it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from firezone.base.errors import FirezoneError
+from firezone.lab.programs import Program, python, wait_until
+
+if TYPE_CHECKING:
+    from firezone.lab.namespaces import Namespace
+
+IPERF_PORT = 5201
+
+
+class MeasurementError(FirezoneError):
+    """Something that was to be measured did not work."""
+
+
+def fetch_page(client: Namespace, host: str, port: int, timeout: float = 20.0) -> dict[str, Any]:
+    """Fetches the page once from the client's namespace; see `lab.fetch` for what comes back."""
+    command = client.command(*python("firezone.lab.fetch", host, str(port), str(timeout)))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 10)
+    if done.returncode:
+        raise MeasurementError(f"The page could not be fetched: {done.stderr.strip()}")
+    page: dict[str, Any] = json.loads(done.stdout)
+    return page
+
+
+def ping(client: Namespace, host: str, count: int = 100, interval: float = 0.02) -> dict[str, float]:
+    """Returns the median and 99th percentile of the round trip in milliseconds, and the share lost."""
+    command = client.command("ping", "-n", "-c", str(count), "-i", str(interval), "-W", "2", host)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    times = sorted(float(match) for match in re.findall(r"time=([0-9.]+) ms", done.stdout))
+    if not times:
+        raise MeasurementError(f"No echo came back from {host}: {done.stderr.strip() or 'all packets lost'}")
+    return {
+        "p50": times[len(times) // 2],
+        "p99": times[min(len(times) - 1, round(len(times) * 0.99))],
+        "lost": round(1 - len(times) / count, 4),
+    }
+
+
+def start_iperf(server: Namespace, logs: Any) -> Program:
+    """Starts an iperf3 server and waits until it listens."""
+    program = Program.start("iperf3", server, ["iperf3", "-s", "-p", str(IPERF_PORT), "--forceflush"], logs)
+    program.wait_for("Server listening")
+    return program
+
+
+def throughput(client: Namespace, host: str, seconds: float, *, reverse: bool = False, streams: int = 1) -> dict[str, Any]:
+    """Runs one TCP transfer and returns what the receiver got: `gbps` and `bytes`."""
+    command = ["iperf3", "-c", host, "-p", str(IPERF_PORT), "-t", str(seconds), "-P", str(streams), "-J"]
+    done = subprocess.run(
+        client.command(*command, *(["-R"] if reverse else [])), capture_output=True, text=True, check=False, timeout=seconds + 30
+    )
+    try:
+        received = json.loads(done.stdout)["end"]["sum_received"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise MeasurementError(f"iperf3 failed: {done.stdout[-300:]}{done.stderr[-300:]}") from error
+    return {"gbps": received["bits_per_second"] / 1e9, "bytes": received["bytes"]}
+
+
+def wait_for_page(client: Namespace, host: str, port: int, timeout: float) -> float:
+    """Retries the page until it comes, and returns the seconds that took. Raises MeasurementError after `timeout`."""
+    import time
+
+    start = time.monotonic()
+
+    def attempt() -> bool:
+        try:
+            return bool(fetch_page(client, host, port, timeout=2.0)["status"] == 200)
+        except MeasurementError:
+            return False
+
+    if wait_until(attempt, timeout=timeout) is None:
+        raise MeasurementError(f"{host} did not answer within {timeout:.0f} s")
+    return time.monotonic() - start

@@ -1,0 +1,137 @@
+"""Namespaces that nothing outlives: the lab runs inside fresh ones, and every network of it is held by a process only.
+
+`enter` starts the lab anew under `unshare`: a new PID namespace whose first process it is, new mount and network namespaces, and
+as an ordinary user a new user namespace. When the outer process dies, by any signal, the kernel kills the inner one, and with
+the first process of a PID namespace everything in it; network namespaces without a process vanish with their devices.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from firezone.base.errors import ConfigError
+
+INSIDE = "FIREZONE_LAB_INSIDE"
+"""Set in the environment of the lab that runs in its own namespaces."""
+
+_PR_SET_PDEATHSIG = 1
+_START_TIMEOUT_S = 5.0
+
+_PROBE = """
+import fcntl, os, struct
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"probe", 0x5001))
+"""
+
+
+def die_with_parent() -> None:
+    """Makes the kernel kill this process when its parent dies. For `preexec_fn`."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def unshare_command() -> list[str]:
+    """Returns the command that runs another in fresh namespaces."""
+    command = ["unshare", "--fork", "--kill-child=SIGKILL", "--pid", "--mount-proc", "--net"]
+    return command if os.geteuid() == 0 else [*command, "--user", "--map-root-user"]
+
+
+def what_is_missing() -> str | None:
+    """Returns in one sentence why namespaces or TUN devices cannot be had here and what would allow them; None if they can."""
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        return "unshare and nsenter are not installed; apt-get install util-linux would allow the full lab."
+    if shutil.which("ip") is None or shutil.which("nft") is None:
+        return "ip or nft is not installed; apt-get install iproute2 nftables would allow the full lab."
+    if not os.path.exists("/dev/net/tun"):
+        return "/dev/net/tun does not exist; 'modprobe tun', or --device /dev/net/tun for a container, would allow the full lab."
+    done = subprocess.run([*unshare_command(), "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        how = "--privileged for a container, or kernel.unprivileged_userns_clone=1 for an ordinary user,"
+        return f"namespaces are refused here ({done.stderr.strip()}); {how} would allow the full lab."
+    done = subprocess.run([*unshare_command(), sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        return f"TUN devices are refused here ({why}); read and write access to /dev/net/tun would allow the full lab."
+    return None
+
+
+def enter(arguments: list[str]) -> NoReturn:
+    """Runs the lab with these arguments in fresh namespaces and exits with its status. Signals end all of it."""
+    command = [*unshare_command(), sys.executable, "-m", "firezone.lab", *arguments]
+    inner = subprocess.Popen(command, env={**os.environ, INSIDE: "1"}, preexec_fn=die_with_parent)
+
+    def end(number: int, _: object) -> None:
+        inner.kill()
+        inner.wait()
+        print("lab ended by a signal; nothing of it is left", file=sys.stderr)
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    sys.exit(inner.wait())
+
+
+@dataclass(slots=True)
+class Namespace:
+    """One network namespace, held by a sleeping process."""
+
+    name: str
+    holder: subprocess.Popen[bytes]
+
+    @classmethod
+    def create(cls, name: str) -> Namespace:
+        """Makes a namespace with nothing but loopback. Raises ConfigError when that is refused."""
+        holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent)
+        namespace = cls(name, holder)
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        own = os.readlink("/proc/self/ns/net")
+        while holder.poll() is None and time.monotonic() < deadline:
+            try:
+                if os.readlink(f"/proc/{holder.pid}/ns/net") != own:
+                    namespace.run("ip", "link", "set", "lo", "up")
+                    return namespace
+            except FileNotFoundError:
+                break
+            time.sleep(0.005)
+        raise ConfigError(f"The network namespace {name} could not be made.")
+
+    def command(self, *command: str) -> list[str]:
+        """Returns the command line that runs `command` in this namespace."""
+        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *command]
+
+    def run(self, *command: str) -> str:
+        """Runs a command here and returns what it printed. Raises ConfigError with its own words when it fails."""
+        done = subprocess.run(self.command(*command), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(f"{' '.join(command)} failed in {self.name}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def run_lines(self, text: str) -> None:
+        """Runs one command per line; empty lines are skipped."""
+        for line in text.splitlines():
+            if line.strip():
+                self.run(*line.split())
+
+    def close(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
+
+
+class OwnNamespace(Namespace):
+    """The namespace the lab itself runs in."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def command(self, *command: str) -> list[str]:
+        return list(command)
+
+    def close(self) -> None:
+        """Nothing to do: it ends with this process."""

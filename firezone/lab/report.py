@@ -1,0 +1,86 @@
+"""What the demo found out, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(slots=True)
+class Report:
+    """One run of the demo."""
+
+    mode: str
+    """namespaces, or memory (rings in place of TUN devices)."""
+    logs: str
+    path: str = ""
+    connect_ms: float | None = None
+    """From the first SYN to the connection: intent, flow, ICE and handshake included."""
+    first_byte_ms: float | None = None
+    page: str = ""
+    rtt_ms: dict[str, float] = field(default_factory=dict)
+    throughput_gbps: dict[str, float] = field(default_factory=dict)
+    cpu_s_per_gb: dict[str, float] = field(default_factory=dict)
+    resident_mib: dict[str, float] = field(default_factory=dict)
+    checked_packets: int = 0
+    """Memory mode: packets that came out byte for byte as they went in."""
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+    def to_json(self) -> str:
+        """Returns the report as one JSON object on one line."""
+        value: dict[str, Any] = {
+            "ok": self.ok,
+            "mode": self.mode,
+            "path": self.path,
+            "connect_ms": self.connect_ms,
+            "first_byte_ms": self.first_byte_ms,
+            "page": self.page,
+            "rtt_ms": self.rtt_ms,
+            "throughput_gbps": self.throughput_gbps,
+            "cpu_s_per_gb": self.cpu_s_per_gb,
+            "resident_mib": self.resident_mib,
+            "checked_packets": self.checked_packets,
+            "logs": self.logs,
+            "errors": self.errors,
+        }
+        return json.dumps(value)
+
+    def print_to(self, console: Console) -> None:
+        """Prints the report as a table."""
+        from rich.table import Table
+
+        table = Table(title="Firezone lab: " + ("it works" if self.ok else "it does not work"), show_header=False)
+        for name, text in self._rows():
+            table.add_row(name, text)
+        console.print(table)
+        for error in self.errors:
+            console.print(f"[red]error:[/red] {error}", highlight=False)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [("mode", self.mode), ("path", self.path)]
+        if self.connect_ms is not None:
+            rows.append(("page fetched", self.page.strip()))
+            rows.append(("connected after", f"{self.connect_ms:.1f} ms (flow, path and handshake included)"))
+            rows.append(("first byte after", f"{self.first_byte_ms:.1f} ms"))
+        if self.checked_packets:
+            rows.append(("packets checked", f"{self.checked_packets} byte for byte, ICMP, UDP and TCP, IPv4 and IPv6"))
+        if self.rtt_ms:
+            rows.append(("round trip", f"{self.rtt_ms['p50']:.2f} ms median, {self.rtt_ms['p99']:.2f} ms p99"))
+        for way in ("up", "down"):
+            if way in self.throughput_gbps:
+                rows.append((f"TCP {way}", f"{self.throughput_gbps[way]:.2f} Gbit/s"))
+        for name in ("client", "gateway"):
+            if name in self.cpu_s_per_gb:
+                rows.append((f"{name} CPU", f"{self.cpu_s_per_gb[name]:.2f} s per GB"))
+            if name in self.resident_mib:
+                rows.append((f"{name} memory", f"{self.resident_mib[name]:.0f} MiB resident"))
+        rows.append(("logs", self.logs))
+        return rows

@@ -1,0 +1,119 @@
+"""The running lab: topology, portal, gateway, client and the resource behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from firezone.base.errors import ConfigError
+from firezone.lab.programs import Program, python, read_records
+from firezone.lab.topology import (
+    PORTAL_ADDRESS,
+    RESOURCE_NETWORK,
+    RESOURCE_NETWORK_V6,
+    RESOURCE_PORT,
+    Topology,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PORTAL_PORT = 8081
+API_URL = f"ws://{PORTAL_ADDRESS}:{PORTAL_PORT}"
+
+
+@dataclass(slots=True)
+class Stack:
+    """Everything that runs; `close` ends it in reverse."""
+
+    topology: Topology
+    logs: Path
+    portal: Program
+    web: Program
+    gateway: Program
+    client: Program
+
+    @classmethod
+    def start(cls, logs: Path, progress: Callable[[str], None]) -> Stack:
+        """Builds the networks and starts the programs until the client's tunnel is configured.
+
+        Raises: ConfigError, naming the program, its log and its last words.
+        """
+        progress("networks and namespaces")
+        topology = Topology.build()
+        progress("portal")
+        tokens = _write_policy(logs)
+        portal = Program.start(
+            "portal", topology.public,
+            python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}"), logs,
+        )  # fmt: skip
+        portal.wait_for("listening")
+        web = Program.start("resource", topology.resource, python("firezone.lab.web", str(RESOURCE_PORT)), logs)
+        web.wait_for("listening")
+        progress("gateway")
+        gateway = start_tunnel("gateway", topology, logs, tokens["gateway"])
+        gateway.wait_for("tunnel configured")
+        progress("client")
+        client = start_tunnel("client", topology, logs, tokens["client"])
+        client.wait_for("tunnel configured")
+        return cls(topology, logs, portal, web, gateway, client)
+
+    def path(self) -> str:
+        """Returns the path that the client's newest connection takes."""
+        latest = self.logs / "firezone-headless-client.latest"
+        for record in reversed(read_records(latest)):
+            if record["message"] == "connection established":
+                return "direct, " + str(record["detail"]).removeprefix("established ")
+        return "unknown"
+
+    def counters(self, name: str) -> dict[str, object]:
+        """Returns the counters a stopped program has left."""
+        found: dict[str, object] = json.loads((self.logs / f"{name}.counters.json").read_text())
+        return found
+
+    def complaints(self) -> list[str]:
+        """Returns what the logs of client and gateway hold at ERROR."""
+        found = []
+        for base in ("firezone-headless-client", "firezone-gateway"):
+            log = self.logs / f"{base}.latest"
+            if log.exists():
+                found += [f"{base}: {r['message']}" for r in read_records(log) if r["severity"] == "ERROR"]
+        return found
+
+    def close(self) -> None:
+        for program in (self.client, self.gateway, self.web, self.portal):
+            if program.process.poll() is None:
+                program.stop()
+        self.topology.close()
+
+
+def start_tunnel(name: str, topology: Topology, logs: Path, token: str) -> Program:
+    """Starts the client or the gateway."""
+    namespace = topology.client if name == "client" else topology.gateway
+    environment = {
+        "FIREZONE_API_URL": API_URL,
+        "FIREZONE_TOKEN": token,
+        "FIREZONE_ID": f"lab-{name}",
+        "FIREZONE_NAME": f"lab {name}",
+        "LOG_DIR": str(logs),
+        "RUST_LOG": os.environ.get("RUST_LOG", "info"),
+        "FIREZONE_COUNTERS_FILE": str(logs / f"{name}.counters.json"),
+    }
+    return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
+
+
+def _write_policy(directory: Path) -> dict[str, str]:
+    """Lets `firezone.portal init` write the policy and tokens of the lab; returns the tokens by role."""
+    config = directory / "policy.toml"
+    command = python(
+        "firezone.portal", "init", "--config", str(config), "--site", "Lab", "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}",
+        "--resource", f"Site={RESOURCE_NETWORK}", "--resource", f"Site v6={RESOURCE_NETWORK_V6}",
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"The portal's policy could not be made: {done.stderr.strip() or done.stdout.strip()}")
+    return {role: (directory / f"{role}.token").read_text().strip() for role in ("gateway", "client")}

@@ -1,0 +1,98 @@
+"""The lab's networks: a client behind a NAT, a gateway in front of a site, and the public segment between them.
+
+    client ── 192.168.50.0/24 ── router (NAT) ──┐                    ┌── gateway ── 10.20.0.0/24 ── resource
+                                                ├── 198.51.100.0/24 ─┤              fd20:20::/64
+                                                │   2001:db8:51::/64 │
+                                                └──── portal ────────┘
+
+Everything but the portal's side is a namespace of its own. The router lets IPv4 out under its own address and has no IPv6, so the
+client's path is the one NATed way there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firezone.lab.namespaces import Namespace, OwnNamespace
+
+PORTAL_ADDRESS, ROUTER_ADDRESS, GATEWAY_ADDRESS = "198.51.100.1", "198.51.100.2", "198.51.100.3"
+CLIENT_ADDRESS = "192.168.50.2"
+RESOURCE_ADDRESS, RESOURCE_NETWORK = "10.20.0.2", "10.20.0.0/24"
+RESOURCE_ADDRESS_V6, RESOURCE_NETWORK_V6 = "fd20:20::2", "fd20:20::/64"
+RESOURCE_PORT = 80
+
+
+@dataclass(slots=True)
+class Topology:
+    """The namespaces by what runs in them."""
+
+    public: Namespace
+    client: Namespace
+    router: Namespace
+    gateway: Namespace
+    resource: Namespace
+
+    @classmethod
+    def build(cls) -> Topology:
+        """Makes all namespaces, links and addresses. Raises ConfigError, naming the command that failed."""
+        public = OwnNamespace("public")
+        client, router, gateway, resource = (Namespace.create(name) for name in ("client", "router", "gateway", "resource"))
+        topology = cls(public, client, router, gateway, resource)
+        topology._build_public()
+        topology._build_client_side()
+        topology._build_site()
+        return topology
+
+    def close(self) -> None:
+        for namespace in (self.client, self.router, self.gateway, self.resource):
+            namespace.close()
+
+    def _build_public(self) -> None:
+        self.public.run_lines(f"""
+            ip link set lo up
+            ip link add segment type bridge
+            ip link set segment up
+            ip addr add {PORTAL_ADDRESS}/24 dev segment
+            ip link add to-router type veth peer name wan netns {self.router.holder.pid}
+            ip link add to-gateway type veth peer name eth0 netns {self.gateway.holder.pid}
+            ip link set to-router master segment up
+            ip link set to-gateway master segment up
+        """)
+        self.router.run_lines(f"""
+            ip addr add {ROUTER_ADDRESS}/24 dev wan
+            ip link set wan up
+        """)
+        self.gateway.run_lines(f"""
+            ip addr add {GATEWAY_ADDRESS}/24 dev eth0
+            ip addr add 2001:db8:51::3/64 dev eth0 nodad
+            ip link set eth0 up
+        """)
+
+    def _build_client_side(self) -> None:
+        self.router.run_lines(f"""
+            ip link add lan type veth peer name eth0 netns {self.client.holder.pid}
+            ip addr add 192.168.50.1/24 dev lan
+            ip link set lan up
+            sysctl -qw net.ipv4.ip_forward=1
+            nft add table ip nat
+            nft add chain ip nat postrouting {{ type nat hook postrouting priority 100 ; }}
+            nft add rule ip nat postrouting oifname wan masquerade
+        """)
+        self.client.run_lines(f"""
+            ip addr add {CLIENT_ADDRESS}/24 dev eth0
+            ip link set eth0 up
+            ip route add default via 192.168.50.1
+        """)
+
+    def _build_site(self) -> None:
+        self.gateway.run_lines(f"""
+            ip link add site type veth peer name eth0 netns {self.resource.holder.pid}
+            ip addr add 10.20.0.1/24 dev site
+            ip addr add fd20:20::1/64 dev site nodad
+            ip link set site up
+        """)
+        self.resource.run_lines(f"""
+            ip addr add {RESOURCE_ADDRESS}/24 dev eth0
+            ip addr add {RESOURCE_ADDRESS_V6}/64 dev eth0 nodad
+            ip link set eth0 up
+        """)

@@ -1,0 +1,34 @@
+"""The resource: a small HTTP server with one page that says who asked."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+PAGE = "Hello from the resource. You came as {peer}, through the gateway.\n"
+
+
+async def serve(port: int) -> None:
+    """Answers every request with the page, on all addresses of both families."""
+    server = await asyncio.start_server(_answer, None, port)
+    print(f"listening on port {port}", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"\r\n\r\n")
+            body = PAGE.format(peer=writer.get_extra_info("peername")[0]).encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))
