@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from firezone.base.net import Address
     from firezone.loop.memory import MemoryTun
 
+Pair = tuple[tuple["Address", ...], tuple["Address", ...]]
+"""Source and destination, each (IPv4, IPv6)."""
+
 SITE = (ipaddress.ip_address("10.20.0.2"), ipaddress.ip_address("fd20:20::2"))
 PACKETS = 3000
 BURST = 32
@@ -90,9 +93,11 @@ async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float,
         await _first(_cross(gateway_tun, client_tun, gateway, client, (SITE, own), report), tasks)
         report.path = f"direct, loopback {client.state.paths()}"
         progress(f"throughput, {seconds:.0f} s")
-        for way, ends in (("up", (client_tun, gateway_tun, client, gateway)), ("down", (gateway_tun, client_tun, gateway, client))):
-            pair = (own, SITE) if way == "up" else (SITE, own)
-            report.throughput_gbps[way] = round(await _first(_bulk(*ends, pair, seconds), tasks), 3)
+        for way, run in (
+            ("up", _bulk(client_tun, gateway_tun, client, gateway, (own, SITE), seconds)),
+            ("down", _bulk(gateway_tun, client_tun, gateway, client, (SITE, own), seconds)),
+        ):
+            report.throughput_gbps[way] = round(await _first(run, tasks), 3)
     finally:
         client.stop()
         await asyncio.wait([tasks[1]], timeout=5)
@@ -100,10 +105,7 @@ async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float,
         await asyncio.wait([tasks[0]], timeout=5)
 
 
-type_pair = tuple[tuple["Address", ...], tuple["Address", ...]]
-
-
-async def _cross(source: MemoryTun, sink: MemoryTun, sender: object, receiver: object, pair: type_pair, report: Report) -> None:
+async def _cross(source: MemoryTun, sink: MemoryTun, sender: object, receiver: object, pair: Pair, report: Report) -> None:
     """Sends generated packets from one ring to the other and compares. Raises FirezoneError for the first that differs."""
     expected = list(packets(pair[0], pair[1], PACKETS, SystemRng()))  # type: ignore[arg-type]
     sink.coalesce = False
@@ -129,7 +131,7 @@ async def _cross(source: MemoryTun, sink: MemoryTun, sender: object, receiver: o
     sink.coalesce = True
 
 
-async def _bulk(source: MemoryTun, sink: MemoryTun, sender: object, receiver: object, pair: type_pair, seconds: float) -> float:
+async def _bulk(source: MemoryTun, sink: MemoryTun, sender: object, receiver: object, pair: Pair, seconds: float) -> float:
     """Pushes TCP super-packets for a while and returns Gbit/s of packets received."""
     vnet, packet = _super_packet(pair)
     moved, end, start = 0, time.perf_counter() + seconds, time.perf_counter()
@@ -146,7 +148,7 @@ async def _bulk(source: MemoryTun, sink: MemoryTun, sender: object, receiver: ob
     return moved * 8 / (time.perf_counter() - start) / 1e9
 
 
-def _super_packet(pair: type_pair) -> tuple[bytes, bytes]:
+def _super_packet(pair: Pair) -> tuple[bytes, bytes]:
     """Returns a TCP super-packet of 48 segments as a kernel hands it over, virtio-net header apart."""
     import struct
 
