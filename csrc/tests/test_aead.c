@@ -1,9 +1,7 @@
-/* Every implementation on the machine against the reference, with each packet in an allocation of its own size, and every tag
- * and text corrupted in turn.
- *
- * sources: fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_cpu.c
- * sanitize: address,undefined
- */
+// sources: fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_cpu.c
+// sanitize: address,undefined
+/* Every implementation on the machine against the reference: each packet in an allocation of its own size, in place or not, some
+ * damaged by one bit before they are opened. */
 #include "fz_aead.h"
 #include "fz_cpu.h"
 #include <stdbool.h>

@@ -28,3 +28,12 @@ READS_PER_TICK = 8
 
 RING_SLOTS = 64
 """Slots of an input ring, 4 MiB of slab: eight full ticks."""
+
+MAX_PEERS = 65_536
+"""Rows of peers in the session table: 5 MiB when all are taken. More than a gateway ever served by a factor of ten."""
+
+SESSIONS_PER_PEER = 8
+"""Sessions a peer may have at once, as in the original: those being rekeyed away from and those not yet confirmed."""
+
+MAX_SESSIONS = MAX_PEERS * SESSIONS_PER_PEER
+"""Sessions of the table, 1.2 KiB each: 600 MiB, reached only by peers that all rekey without end."""

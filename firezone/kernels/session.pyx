@@ -1,296 +1,358 @@
-"""Established WireGuard sessions and the paths of peers (hedge)."""
+"""Established WireGuard sessions and the paths of peers, and the two stages that seal and open whole batches.
+
+The handshake machines write it through `proto.noise.sessions.SessionStore`, the data path calls `seal_batch` and `open_batch`;
+key material lives here and nowhere else and is wiped when a session goes. What the stages do to a row is told in
+`csrc/fz_session.h`. Every call that changes a table belongs to the thread of the tick.
+"""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
 from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+cimport cython
 
 import numpy as np
 
-from firezone.kernels.aead cimport fz_aead_job, open_jobs, seal_jobs
+from firezone.kernels.aead cimport FZ_KEY_SIZE, FZ_TAG_SIZE, fz_aead_job, open_jobs, seal_jobs
 from firezone.kernels.batch cimport PacketBatch
-from firezone.kernels.types cimport FZ_FORWARD, FZ_FREE, FZ_PREFIX_SIZE, fz_addr, fz_batch
+from firezone.kernels.session cimport (
+    FZ_DATA_HEADER, FZ_DATA_OVERHEAD, FZ_HASH_NONE, FZ_NO_SESSION, FZ_REJECT_AFTER_MESSAGES, FZ_REPLAY_WINDOW, FZ_SESSION_CHUNK,
+    fz_activity, fz_hash_entry, fz_hash_find, fz_hash_has_room, fz_hash_move, fz_open_finish, fz_open_prepare, fz_peer,
+    fz_peer_add, fz_peer_get, fz_peer_has_room, fz_peer_remove, fz_replay, fz_replay_check, fz_replay_mark, fz_seal_prepare,
+    fz_session, fz_session_at, fz_session_get, fz_session_has_room, fz_session_install, fz_session_next, fz_session_remove,
+    fz_load_le32, fz_load_le64, fz_session_take_activity, fz_wipe,
+)
+from firezone.kernels.types cimport fz_addr
 
 from firezone.base.errors import LocalError, NoSession, RemoteError
+from firezone.base.limits import MAX_PEERS, MAX_SESSIONS, SESSIONS_PER_PEER
+from firezone.kernels.types import ACTIVITY
 
-cdef extern from "fz_batch.h" nogil:
-    void fz_row_drop(fz_batch *b, uint32_t row, uint8_t reason)
-    void fz_row_punt(fz_batch *b, uint32_t row, uint8_t reason)
-    uint32_t fz_load_le32(const uint8_t *p)
-    uint64_t fz_load_le64(const uint8_t *p)
-    void fz_store_le32(uint8_t *p, uint32_t v)
-    void fz_store_le64(uint8_t *p, uint64_t v)
-    void fz_wipe(void *p, size_t n)
+REPLAY_WINDOW = FZ_REPLAY_WINDOW
+"""Counters this far behind the newest are refused, seen or not."""
+REJECT_AFTER_MESSAGES = FZ_REJECT_AFTER_MESSAGES
+"""The first counter that is neither used nor accepted (WireGuard paper 6.1)."""
 
-DEF MAX_SESSIONS = 4096
-DEF WORDS = 128
-
-cdef struct Session:
-    uint8_t send_key[32]
-    uint8_t receive_key[32]
-    uint64_t bits[WORDS]
-    uint64_t next_send
-    uint64_t last_seen
-    uint64_t reject_after
-    uint32_t local_index, remote_index
-    int32_t peer
-    uint8_t used, any_seen
-    uint32_t sent, received, keepalives
-    uint64_t sent_bytes, received_bytes
-
-cdef struct PeerRec:
-    int32_t session
-    uint64_t until
-    fz_addr local, remote
-    uint16_t channel
-    uint8_t used, has_path
-
-ACTIVITY = np.dtype([("session", "i4"), ("peer", "i4"), ("sent", "u4"), ("received", "u4"), ("keepalives", "u4"), ("sent_bytes", "u8"), ("received_bytes", "u8")])
-
-cdef bint _fresh(Session *s, uint64_t c) noexcept nogil:
-    if not s.any_seen or c > s.last_seen:
-        return True
-    if s.last_seen - c >= (WORDS - 1) * 64:
-        return False
-    return not (s.bits[(c >> 6) % WORDS] >> (c & 63)) & 1
-
-cdef void _mark(Session *s, uint64_t c) noexcept nogil:
-    cdef uint64_t w, last
-    if not s.any_seen or c > s.last_seen:
-        last = (s.last_seen >> 6) if s.any_seen else (c >> 6)
-        w = c >> 6
-        if w - last >= WORDS:
-            memset(s.bits, 0, sizeof(s.bits))
-        else:
-            while last < w:
-                last += 1
-                s.bits[last % WORDS] = 0
-        s.last_seen = c
-        s.any_seen = 1
-    s.bits[(c >> 6) % WORDS] |= (<uint64_t>1) << (c & 63)
+cdef uint64_t _PEERS = MAX_PEERS
+cdef uint64_t _SESSIONS = MAX_SESSIONS
+cdef uint32_t _EACH = SESSIONS_PER_PEER
 
 
+@cython.final
 cdef class SessionTable:
-    cdef Session *s
-    cdef PeerRec *p
-    cdef fz_aead_job *jobs
-    cdef uint32_t *rows
-    cdef int n_sessions, n_peers
-    cdef dict index
-    cdef int32_t *hash_slot
-    cdef uint32_t hash_mask
+    """Keys, counters, replay windows and paths of all peers; implements `SessionStore`.
+
+    Units:     instants in nanoseconds, monotonic.
+    Ownership: keys are copied in and wiped on removal; batches stay their owner's.
+    Source:    WireGuard paper 5.4.6 and 6.1, replay window RFC 6479.
+    """
 
     def __cinit__(self):
-        self.s = <Session *>calloc(MAX_SESSIONS, sizeof(Session))
-        self.p = <PeerRec *>calloc(MAX_SESSIONS, sizeof(PeerRec))
-        self.jobs = <fz_aead_job *>calloc(65536, sizeof(fz_aead_job))
-        self.rows = <uint32_t *>calloc(65536, 4)
+        if np.dtype(ACTIVITY).itemsize != sizeof(fz_activity):
+            raise AssertionError("ACTIVITY is not the layout of fz_activity.")
+        self._t.free_session = self._t.free_peer = -1
+        self._nothing = np.zeros(0, ACTIVITY)
 
-    def add_peer(self):
-        cdef int i
-        for i in range(MAX_SESSIONS):
-            if not self.p[i].used:
-                memset(&self.p[i], 0, sizeof(PeerRec))
-                self.p[i].used = 1
-                self.p[i].session = -1
-                return i
-        raise LocalError("full")
+    def __dealloc__(self):
+        cdef uint32_t chunk
+        for chunk in range(self._t.session_slots // FZ_SESSION_CHUNK):
+            fz_wipe(self._t.chunks[chunk], FZ_SESSION_CHUNK * sizeof(fz_session))
+            free(self._t.chunks[chunk])
+        free(self._t.chunks)
+        free(self._t.peers)
+        free(self._t.touched)
+        free(self._t.by_index.entries)
+        free(self._jobs)
+        free(self._rows)
 
-    def remove_peer(self, int peer):
-        cdef int i
-        for i in range(MAX_SESSIONS):
-            if self.s[i].used and self.s[i].peer == peer:
-                fz_wipe(&self.s[i], sizeof(Session))
-        memset(&self.p[peer], 0, sizeof(PeerRec))
+    # ---- peers and their sessions ----
 
-    def install(self, int peer, local_index, remote_index, bytes send_key, bytes receive_key, reject_after):
-        cdef int i
-        for i in range(MAX_SESSIONS):
-            if not self.s[i].used:
-                memset(&self.s[i], 0, sizeof(Session))
-                self.s[i].used = 1
-                self.s[i].peer = peer
-                self.s[i].local_index = local_index
-                self.s[i].remote_index = remote_index
-                self.s[i].reject_after = reject_after
-                memcpy(self.s[i].send_key, <const uint8_t *>send_key, 32)
-                memcpy(self.s[i].receive_key, <const uint8_t *>receive_key, 32)
-                return i
-        raise LocalError("full")
+    def add_peer(self) -> int:
+        """Returns the row of a new peer, without sessions and without a path. Raises LocalError beyond MAX_PEERS."""
+        self._not_busy()
+        self._make_peer_room()
+        return fz_peer_add(&self._t)
 
-    def remove(self, int session):
-        if self.s[session].used and self.p[self.s[session].peer].session == session:
-            self.p[self.s[session].peer].session = -1
-        fz_wipe(&self.s[session], sizeof(Session))
+    def remove_peer(self, int64_t peer) -> None:
+        """Forgets a peer, its path and its sessions; their keys are wiped. The row may be given to another peer."""
+        self._not_busy()
+        self._peer(peer)
+        fz_peer_remove(&self._t, <int32_t>peer)
 
-    def use_for_sending(self, int peer, session, until):
-        self.p[peer].session = -1 if session is None else session
-        self.p[peer].until = until
+    def install(
+        self,
+        int64_t peer,
+        uint32_t local_index,
+        uint32_t remote_index,
+        const uint8_t[::1] send_key not None,
+        const uint8_t[::1] receive_key not None,
+        uint64_t reject_after,
+    ) -> int:
+        """Makes a session that can be opened until `reject_after`. It is not sent on before `use_for_sending`.
 
-    def set_path(self, int peer, local, remote, int channel=0):
-        cdef PeerRec *p = &self.p[peer]
-        p.has_path = remote is not None
+        Raises: LocalError for an unknown peer, an index in use, a peer with SESSIONS_PER_PEER sessions, or a key of another size.
+        """
+        self._not_busy()
+        if send_key.shape[0] != FZ_KEY_SIZE or receive_key.shape[0] != FZ_KEY_SIZE:
+            raise LocalError(f"Session keys have {FZ_KEY_SIZE} bytes, not {send_key.shape[0]} and {receive_key.shape[0]}.")
+        if self._peer(peer).count >= _EACH:
+            raise LocalError(f"Peer {peer} has {_EACH} sessions; one must go first.")
+        if fz_hash_find(&self._t.by_index, local_index) != FZ_HASH_NONE:
+            raise LocalError(f"Another session has the index {local_index:08x}.")
+        self._make_session_room()
+        return fz_session_install(
+            &self._t, <int32_t>peer, local_index, remote_index, &send_key[0], &receive_key[0], reject_after
+        )
+
+    def remove(self, int64_t session) -> None:
+        """Forgets one session and wipes its keys; a peer that sent on it sends on none. Raises LocalError for a free slot."""
+        self._not_busy()
+        self._session(session)
+        fz_session_remove(&self._t, <int32_t>session)
+
+    def use_for_sending(self, int64_t peer, object session, uint64_t until) -> None:
+        """Makes this the session the peer's packets are sealed with; past `until` they are punted with NO_PATH."""
+        self._not_busy()
+        cdef fz_peer *p = self._peer(peer)
+        if session is not None and self._session(session).peer != peer:
+            raise LocalError(f"Session {session} is not one of peer {peer}.")
+        p.sending = FZ_NO_SESSION if session is None else session
+        p.send_until = until
+
+    def set_path(self, int64_t peer, object local, object remote, uint16_t channel=0) -> None:
+        """Says where the peer's datagrams go; without `remote` the peer has no path.
+
+        `local` None lets the kernel choose the address to leave from. channel: TURN channel number, 0 = direct.
+        """
+        self._not_busy()
+        cdef fz_peer *p = self._peer(peer)
+        _put_address(&p.local, local)
+        _put_address(&p.remote, remote)
         p.channel = channel
-        memset(&p.local, 0, sizeof(fz_addr))
-        memset(&p.remote, 0, sizeof(fz_addr))
-        if local is not None:
-            _addr(&p.local, local.ip, local.port)
-        if remote is not None:
-            _addr(&p.remote, remote.ip, remote.port)
 
-    def seal(self, int session, bytes packet):
-        cdef Session *s = &self.s[session]
-        if not s.used:
-            raise NoSession("none")
-        cdef bytearray out = bytearray(16 + len(packet) + 16)
-        cdef uint8_t *o = out
-        fz_store_le32(o, 4)
-        fz_store_le32(o + 4, s.remote_index)
-        fz_store_le64(o + 8, s.next_send)
-        memcpy(o + 16, <const uint8_t *>packet, len(packet))
-        cdef fz_aead_job j
-        j.key = s.send_key
-        j.counter = s.next_send
-        j.in_ = j.out = o + 16
-        j.length = <uint32_t>len(packet)
-        j.tag = j.out + j.length
-        s.next_send += 1
-        seal_jobs(&j, 1)
-        return bytes(out)
+    # ---- one message ----
 
-    cdef int _find(self, uint32_t index) noexcept nogil:
-        cdef int i
-        for i in range(MAX_SESSIONS):
-            if self.s[i].used and self.s[i].local_index == index:
-                return i
-        return -1
+    def seal(self, int64_t session, const uint8_t[::1] packet not None) -> bytes:
+        """Returns the whole data message for a packet; an empty one is a keepalive. Not part of the activity.
 
-    def open(self, bytes datagram, now):
-        cdef bytearray d = bytearray(datagram)
-        cdef uint8_t *o = d
-        if len(d) < 32:
-            raise RemoteError("short")
-        cdef int i = self._find(fz_load_le32(o + 4))
-        if i < 0:
-            raise NoSession("unknown")
-        cdef Session *s = &self.s[i]
-        cdef uint64_t c = fz_load_le64(o + 8)
-        if now > s.reject_after:
-            raise NoSession("expired")
-        if not _fresh(s, c):
-            raise RemoteError("replayed")
-        cdef fz_aead_job j
-        j.key = s.receive_key
-        j.counter = c
-        j.in_ = j.out = o + 16
-        j.length = <uint32_t>(len(d) - 32)
-        j.tag = j.out + j.length
-        open_jobs(&j, 1)
-        if not j.ok:
-            raise RemoteError("bad tag")
-        _mark(s, c)
-        return i, s.peer, bytes(d[16:-16])
+        Raises: NoSession for a free slot, LocalError when the counters are used up.
+        """
+        self._not_busy()
+        cdef fz_aead_job job
+        cdef fz_session *s = fz_session_get(&self._t, session)
+        if s == NULL:
+            raise NoSession(f"No session stands in slot {session}.")
+        cdef bytes message = PyBytes_FromStringAndSize(NULL, packet.shape[0] + FZ_DATA_OVERHEAD)
+        cdef uint8_t *start = message
+        if not fz_session_next(s, start, &job.counter):
+            raise LocalError(f"Session {session} has used up its counters.")
+        _fill_job(&job, s.send_key, start, len(message))
+        if job.length:
+            memcpy(job.out, &packet[0], job.length)
+        seal_jobs(&job, 1)
+        return message
 
-    def seal_batch(self, PacketBatch batch, uint64_t now, int workers=1):
-        cdef fz_batch *b = &batch._c
-        cdef uint32_t i, n = 0
-        cdef PeerRec *p
-        cdef Session *s
-        cdef uint8_t *d
+    def open(self, const uint8_t[::1] datagram not None, uint64_t now) -> tuple:
+        """Authenticates a data message and marks its counter as seen. Not part of the activity.
+
+        Returns: the session's slot, its peer's row and the plaintext.
+        Raises:  NoSession for an unknown index, RemoteError for a short message, a bad tag, a replay or an expired session.
+        """
+        self._not_busy()
+        cdef fz_aead_job job
+        if datagram.shape[0] < FZ_DATA_OVERHEAD:
+            raise RemoteError(f"A data message has {FZ_DATA_OVERHEAD} bytes or more, not {datagram.shape[0]}.")
+        cdef uint32_t index = fz_load_le32(&datagram[4])
+        slot = fz_hash_find(&self._t.by_index, index)
+        if slot == FZ_HASH_NONE:
+            raise NoSession(f"No session has the index {index:08x}.")
+        cdef fz_session *s = fz_session_at(&self._t, slot)
+        job.counter = fz_load_le64(&datagram[8])
+        if now >= s.reject_after:
+            raise RemoteError("The session is expired.")
+        if job.counter >= FZ_REJECT_AFTER_MESSAGES or not fz_replay_check(&s.replay, job.counter):
+            raise RemoteError("The data message is replayed.")
+        cdef bytes plaintext = PyBytes_FromStringAndSize(NULL, datagram.shape[0] - FZ_DATA_OVERHEAD)
+        _fill_job(&job, s.receive_key, <uint8_t *>&datagram[0], datagram.shape[0])
+        job.out = plaintext
+        if not open_jobs(&job, 1):
+            raise RemoteError("The data message does not authenticate.")
+        fz_replay_mark(&s.replay, job.counter)
+        return slot, s.peer, plaintext
+
+    # ---- whole batches ----
+
+    def seal_batch(self, PacketBatch batch not None, uint64_t now, int workers=1) -> int:
+        """Turns every FORWARD packet into a data message on its peer's path, in place.
+
+        Counters follow the order of rows. Rows grow by 16 bytes at either end; session, addresses, socket and channel are set, and
+        on a channel its 4-byte header is the prefix. Rows whose peer has no path or no session to send on are punted with NO_PATH;
+        rows without that room in the slab are dropped with BATCH_FULL, with all counters used up with COUNTER_EXHAUSTED.
+
+        workers: how many cores to spread the encryption over. Jobs are independent once counters are reserved; so far one core
+        does it all, and the argument must be 1.
+
+        Returns: how many rows were sealed.
+        Raises:  ValueError for another number of workers.
+        Source:  WireGuard paper 5.4.6; no padding is added, as in the original.
+        """
+        if workers != 1:
+            raise ValueError(f"Sealing on {workers} cores is not there yet.")
+        self._not_busy()
+        self._make_scratch(batch._c.n)
+        self._busy = True
         with nogil:
-            for i in range(b.n):
-                if b.verdict[i] != FZ_FORWARD:
-                    continue
-                p = &self.p[b.peer[i]]
-                if b.peer[i] < 0 or not p.has_path or p.session < 0 or now > p.until:
-                    fz_row_punt(b, i, 73)
-                    continue
-                s = &self.s[p.session]
-                d = b.slab + b.offset[i]
-                fz_store_le32(d - 16, 4)
-                fz_store_le32(d - 12, s.remote_index)
-                fz_store_le64(d - 8, s.next_send)
-                self.jobs[n].key = s.send_key
-                self.jobs[n].counter = s.next_send
-                self.jobs[n].in_ = self.jobs[n].out = d
-                self.jobs[n].length = b.length[i]
-                self.jobs[n].tag = d + b.length[i]
-                s.next_send += 1
-                s.sent += 1
-                s.sent_bytes += b.length[i]
-                b.session[i] = p.session
-                b.local[i] = p.local
-                b.remote[i] = p.remote
-                b.socket[i] = p.remote.family
-                b.channel[i] = p.channel
-                b.offset[i] -= 16
-                b.length[i] += 32
-                n += 1
-            seal_jobs(self.jobs, n)
+            n = fz_seal_prepare(&self._t, &batch._c, now, self._jobs)
+            seal_jobs(self._jobs, n)
+        self._busy = False
         return n
 
-    def open_batch(self, PacketBatch batch, uint64_t now):
-        cdef fz_batch *b = &batch._c
-        cdef uint32_t i, k, n = 0
-        cdef int x
-        cdef Session *s
-        cdef uint8_t *d
+    def open_batch(self, PacketBatch batch not None, uint64_t now) -> int:
+        """Decrypts every FORWARD data message in place; the row then covers the plaintext, session and peer are set.
+
+        Keepalives are consumed: their rows become FREE. Dropped with their reason: UNKNOWN_SESSION, EXPIRED_SESSION, BAD_TAG,
+        REPLAYED, COUNTER_EXHAUSTED, and MALFORMED_PACKET for a row of under 32 bytes.
+
+        Returns: how many rows are left with verdict FORWARD.
+        Source:  WireGuard paper 5.4.6; the replay window is asked before and after decryption (RFC 6479).
+        """
+        self._not_busy()
+        self._make_scratch(batch._c.n)
+        self._busy = True
         with nogil:
-            for i in range(b.n):
-                if b.verdict[i] != FZ_FORWARD:
-                    continue
-                d = b.slab + b.offset[i]
-                x = self._find(fz_load_le32(d + 4))
-                if x < 0:
-                    fz_row_drop(b, i, 16)
-                    continue
-                s = &self.s[x]
-                if now > s.reject_after:
-                    fz_row_drop(b, i, 19)
-                    continue
-                if not _fresh(s, fz_load_le64(d + 8)):
-                    fz_row_drop(b, i, 18)
-                    continue
-                b.session[i] = x
-                b.peer[i] = s.peer
-                self.jobs[n].key = s.receive_key
-                self.jobs[n].counter = fz_load_le64(d + 8)
-                self.jobs[n].in_ = self.jobs[n].out = d + 16
-                self.jobs[n].length = b.length[i] - 32
-                self.jobs[n].tag = d + b.length[i] - 16
-                self.rows[n] = i
-                n += 1
-            open_jobs(self.jobs, n)
-            for k in range(n):
-                i = self.rows[k]
-                s = &self.s[b.session[i]]
-                if not self.jobs[k].ok:
-                    fz_row_drop(b, i, 17)
-                    continue
-                if not _fresh(s, self.jobs[k].counter):
-                    fz_row_drop(b, i, 18)
-                    continue
-                _mark(s, self.jobs[k].counter)
-                b.offset[i] += 16
-                b.length[i] -= 32
-                if b.length[i] == 0:
-                    s.keepalives += 1
-                    b.verdict[i] = FZ_FREE
-                else:
-                    s.received += 1
-                    s.received_bytes += b.length[i]
-        return n
+            n = fz_open_prepare(&self._t, &batch._c, now, self._jobs, self._rows)
+            open_jobs(self._jobs, n)
+            left = fz_open_finish(&self._t, &batch._c, self._jobs, self._rows, n)
+        self._busy = False
+        return left
 
-    def take_activity(self):
-        cdef int i
-        out = []
-        for i in range(MAX_SESSIONS):
-            if self.s[i].used and (self.s[i].sent or self.s[i].received or self.s[i].keepalives):
-                out.append((i, self.s[i].peer, self.s[i].sent, self.s[i].received, self.s[i].keepalives, self.s[i].sent_bytes, self.s[i].received_bytes))
-                self.s[i].sent = self.s[i].received = self.s[i].keepalives = 0
-                self.s[i].sent_bytes = self.s[i].received_bytes = 0
-        return np.array(out, ACTIVITY)
+    def take_activity(self) -> object:
+        """Returns what the batch stages did since the last call, one record per session that was touched, and forgets it.
+
+        Shapes: (n,) `types.ACTIVITY`, in the order of first use; sessions removed meanwhile are not in it.
+        """
+        self._not_busy()
+        if not self._t.touched_count:
+            return self._nothing
+        records = np.empty(self._t.touched_count, ACTIVITY)
+        fz_session_take_activity(&self._t, <fz_activity *><size_t>records.ctypes.data)
+        return records
+
+    # ---- memory ----
+
+    cdef fz_peer *_peer(self, int64_t row) except NULL:
+        cdef fz_peer *p = fz_peer_get(&self._t, row)
+        if p == NULL:
+            raise LocalError(f"No peer stands in row {row}.")
+        return p
+
+    cdef fz_session *_session(self, int64_t slot) except NULL:
+        cdef fz_session *s = fz_session_get(&self._t, slot)
+        if s == NULL:
+            raise LocalError(f"No session stands in slot {slot}.")
+        return s
+
+    cdef int _not_busy(self) except -1:
+        if self._busy:
+            raise LocalError("Another thread is working on a batch with this table.")
+        return 0
+
+    cdef int _make_scratch(self, uint32_t rows) except -1:
+        """Makes room for one job per row of a batch."""
+        if rows <= self._room:
+            return 0
+        self._room = 0
+        free(self._jobs)
+        free(self._rows)
+        self._jobs = <fz_aead_job *>calloc(rows, sizeof(fz_aead_job))
+        self._rows = <uint32_t *>calloc(rows, sizeof(uint32_t))
+        if self._jobs == NULL or self._rows == NULL:
+            raise MemoryError
+        self._room = rows
+        return 0
+
+    cdef int _make_peer_room(self) except -1:
+        if fz_peer_has_room(&self._t):
+            return 0
+        cdef uint64_t size = 2 * <uint64_t>self._t.peer_rows if self._t.peer_rows else 16
+        size = min(size, _PEERS)
+        if size <= self._t.peer_rows:
+            raise LocalError(f"There are {_PEERS} peers; one must go first.")
+        grown = realloc(self._t.peers, size * sizeof(fz_peer))
+        if grown == NULL:
+            raise MemoryError
+        self._t.peers = <fz_peer *>grown
+        memset(self._t.peers + self._t.peer_rows, 0, (size - self._t.peer_rows) * sizeof(fz_peer))
+        self._t.peer_rows = <uint32_t>size
+        return 0
+
+    cdef int _make_session_room(self) except -1:
+        """Adds a chunk of sessions and doubles the index, as far as needed. Whatever fails leaves the table as it was."""
+        cdef fz_hash_entry *entries
+        cdef uint32_t bits = self._t.by_index.bits + 1 if self._t.by_index.bits else 6
+        if not fz_hash_has_room(&self._t.by_index):
+            entries = <fz_hash_entry *>calloc(<size_t>1 << bits, sizeof(fz_hash_entry))
+            if entries == NULL:
+                raise MemoryError
+            old = self._t.by_index.entries
+            fz_hash_move(&self._t.by_index, entries, bits)
+            free(old)
+        if fz_session_has_room(&self._t):
+            return 0
+        cdef uint32_t slots = self._t.session_slots + FZ_SESSION_CHUNK
+        if slots > _SESSIONS:
+            raise LocalError(f"There are {_SESSIONS} sessions; one must go first.")
+        chunks = realloc(self._t.chunks, slots // FZ_SESSION_CHUNK * sizeof(fz_session *))
+        if chunks == NULL:
+            raise MemoryError
+        self._t.chunks = <fz_session **>chunks
+        touched = realloc(self._t.touched, slots * sizeof(int32_t))
+        if touched == NULL:
+            raise MemoryError
+        self._t.touched = <int32_t *>touched
+        chunk = calloc(FZ_SESSION_CHUNK, sizeof(fz_session))
+        if chunk == NULL:
+            raise MemoryError
+        self._t.chunks[self._t.session_slots // FZ_SESSION_CHUNK] = <fz_session *>chunk
+        self._t.session_slots = slots
+        return 0
 
 
-cdef void _addr(fz_addr *a, bytes ip, int port):
+@cython.final
+cdef class ReplayWindow:
+    """The window of counters of one session, on its own: for tests."""
+
+    cdef fz_replay _window
+
+    def check(self, uint64_t counter) -> bool:
+        """Tells whether a counter is fresh."""
+        return fz_replay_check(&self._window, counter)
+
+    def mark(self, uint64_t counter) -> None:
+        """Notes a fresh counter. Raises ValueError for one that is not."""
+        if counter == 0xFFFFFFFFFFFFFFFF or not fz_replay_check(&self._window, counter):
+            raise ValueError(f"Counter {counter} is not fresh.")
+        fz_replay_mark(&self._window, counter)
+
+
+cdef void _fill_job(fz_aead_job *job, const uint8_t *key, uint8_t *message, Py_ssize_t size) noexcept:
+    """Points a job at the packet inside a data message."""
+    job.key = key
+    job.in_ = job.out = message + FZ_DATA_HEADER
+    job.length = <uint32_t>(size - FZ_DATA_OVERHEAD)
+    job.tag = message + size - FZ_TAG_SIZE
+
+
+cdef int _put_address(fz_addr *a, object endpoint) except -1:
+    """Writes an `Endpoint`, or nothing at all for None."""
+    cdef bytes ip
+    memset(a, 0, sizeof(fz_addr))
+    if endpoint is None:
+        return 0
+    ip = endpoint.ip
+    if len(ip) not in (4, 16):
+        raise LocalError(f"An address has 4 or 16 bytes, not {len(ip)}.")
     memcpy(a.ip, <const uint8_t *>ip, len(ip))
-    a.port = <uint16_t>port
+    a.port = endpoint.port
     a.family = 4 if len(ip) == 4 else 6
+    return 0

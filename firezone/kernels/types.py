@@ -31,6 +31,20 @@ RUN = np.dtype(
 )
 """One run of rows that leaves in one system call, the layout of `fz_run`."""
 
+ACTIVITY = np.dtype(
+    [
+        ("session", "i4"),
+        ("peer", "i4"),
+        ("sent", "u4"),
+        ("received", "u4"),
+        ("keepalives", "u4"),
+        ("sent_bytes", "u8"),
+        ("received_bytes", "u8"),
+    ]
+)
+"""What one session sent and received on the batch path, the layout of `fz_activity`: packets, empty ones received apart; bytes
+without overhead."""
+
 
 class Verdict(enum.IntEnum):
     """What a stage decided for a row."""
