@@ -77,7 +77,8 @@ def main(
     config = GatewayConfig(
         api_url=api_url, token=SecretText(secret), device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
-        health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall, reader_threads=reader_threads,
+        health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
+        reader_threads=reader_threads,
     )  # fmt: skip
     start.run_program(run_gateway(config), prefix="Firezone gateway ended")
 

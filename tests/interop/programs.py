@@ -8,7 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-NEWEST_WIREGUARD_GO = "golang.zx2c4.com/wireguard@v0.0.20250522"
+NEWEST_WIREGUARD_GO = "golang.zx2c4.com/wireguard@v0.0.0-20250521234502-f333402bd9cb"
+"""The commit of release 0.0.20250522, by its pseudo-version: the module proxy serves no tag of it."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "firezone-interop"
 BORINGTUN = "boringtun", "0.7.1"
 MAY_BUILD_LONG = "CI" in os.environ or os.environ.get("FIREZONE_INTEROP_BUILD") == "1"
@@ -62,7 +63,7 @@ def _newest_wireguard_go() -> Path:
         return program
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
-        raise NotAvailable(f"No Go here to build {NEWEST_WIREGUARD_GO} with.")
+        raise NotAvailable(f"machine lacks Go to build {NEWEST_WIREGUARD_GO} with.")
     program.parent.mkdir(parents=True, exist_ok=True)
     environment = {"GOBIN": str(program.parent), "GOFLAGS": "-mod=mod"}
     _build([go, "install", NEWEST_WIREGUARD_GO], environment, program.parent, NEWEST_WIREGUARD_GO)
@@ -78,7 +79,7 @@ def _boringtun() -> Path:
         raise NotAvailable("boringtun takes a minute to build: set FIREZONE_INTEROP_BUILD=1 once.")
     cargo = shutil.which("cargo") or shutil.which("cargo", path=str(Path.home() / ".cargo" / "bin"))
     if cargo is None:
-        raise NotAvailable("No cargo here to build boringtun with.")
+        raise NotAvailable("machine lacks cargo to build boringtun with")
     root.mkdir(parents=True, exist_ok=True)
     name, version = BORINGTUN
     command = [cargo, "install", "--locked", "--root", str(root), "--version", version, f"{name}-cli"]
@@ -99,10 +100,10 @@ def _build(command: list[str], environment: dict[str, str], directory: Path, wha
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise NotAvailable(f"{what} was not built within {_BUILD_TIMEOUT_S:.0f} s.") from error
+        raise NotAvailable(f"machine lacks the speed: {what} was not built within {_BUILD_TIMEOUT_S:.0f} s.") from error
     if built.returncode == 0:
         return
     # A registry that does not serve a module is the machine's matter; code that was fetched and does not compile is not.
     if any(sign in built.stderr for sign in _NOT_FETCHED):
-        raise NotAvailable(f"{what} cannot be fetched here: {built.stderr.strip().splitlines()[0]}")
+        raise NotAvailable(f"machine lacks a registry that serves {what}: {built.stderr.strip().splitlines()[0]}")
     raise BuildFailed(built.stderr)
