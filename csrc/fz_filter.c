@@ -27,6 +27,8 @@ static bool permitted(const fz_filter *f, const fz_batch *b, uint32_t row, const
 static uint8_t refuse_from_tunnel(const fz_filter *f, const fz_batch *b, uint32_t row) {
   bool v6 = b->ip_version[row] == 6;
   const uint8_t *destination = fz_row_destination(b, row);
+  /* A client has no business to send errors into a site; answering them would be an error about an error. */
+  if (f->has_rules && (b->flags[row] & FZ_ROW_ICMP_ERROR)) return FZ_NOT_PERMITTED;
   if (fz_lpm_lookup(&f->remote, fz_row_source(b, row), v6) == FZ_LPM_NONE) return FZ_REFUSED_SOURCE;
   if (f->has_local && fz_lpm_lookup(&f->local, destination, v6) == FZ_LPM_NONE) return FZ_REFUSED_DESTINATION;
   if (f->has_rules && !permitted(f, b, row, destination, b->destination_port[row])) return FZ_REFUSED_DESTINATION;

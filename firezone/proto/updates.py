@@ -42,8 +42,9 @@ class Rule:
 class PeerFilterSet:
     """Replaces the whole filter of one peer.
 
-    Out of the tunnel: source in `remote`, else REFUSED_SOURCE; destination in `local` (when given), else REFUSED_DESTINATION;
-    destination and its port permitted by `rules` (when given), else REFUSED_DESTINATION.
+    Out of the tunnel: ICMP errors are NOT_PERMITTED where there are `rules`; source in `remote`, else REFUSED_SOURCE;
+    destination in `local` (when given), else REFUSED_DESTINATION; destination and its port permitted by `rules` (when given),
+    else REFUSED_DESTINATION.
     Into the tunnel: destination in `remote`, else FOREIGN_DESTINATION; source in `local` (when given), else FOREIGN_SOURCE;
     source and its port permitted by `rules` (when given), else NOT_PERMITTED; ICMP errors pass the rules unseen.
     """

@@ -206,3 +206,19 @@ def test_merged_ranges_hold_the_same_ports_and_never_touch(ranges: list[tuple[in
     edges = {port for first, last in ranges for port in (first - 1, first, last, last + 1)}
     for port in edges:
         assert any(a <= port <= b for a, b in merged) == any(a <= port <= b for a, b in ranges)
+
+
+def test_icmp_errors_out_of_the_tunnel_are_dropped_by_whoever_has_rules_and_pass_at_who_has_none() -> None:
+    table, anywhere = FilterTable(), (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+    apply(table, PeerFilterSet(PeerRow(0), anywhere, rules=tuple(Rule(network, permit_all=True) for network in anywhere)))
+    apply(table, PeerFilterSet(PeerRow(1), anywhere))
+    errors = [packets.ip("100.64.0.1", "10.0.0.7", packets.ICMP, bytes([kind]) + bytes(35)) for kind in (3, 11)] + [
+        packets.ip("fd00:2021:1111::1", "fd00::7", packets.ICMPV6, bytes([kind]) + bytes(35)) for kind in (1, 2, 3)
+    ]
+    assert admit(table, errors, [0] * 5, from_tunnel=True) == [Reason.NOT_PERMITTED] * 5
+    assert admit(table, errors, [1] * 5, from_tunnel=True) == [Reason.NONE] * 5
+    questions = [
+        packets.echo("100.64.0.1", "10.0.0.7"),
+        packets.ip("100.64.0.1", "10.0.0.7", packets.ICMP, bytes([13]) + bytes(19)),
+    ]
+    assert admit(table, questions, [0] * 2, from_tunnel=True) == [Reason.NONE] * 2

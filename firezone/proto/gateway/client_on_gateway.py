@@ -92,7 +92,7 @@ class ClientOnGateway:
                 case wire.CidrResource() as resource:
                     grants.append(Grant(resource.address, resource.filters))
                 case wire.InternetResource():
-                    grants.extend(Grant(network, ()) for network in INTERNET)
+                    grants.extend(Grant(network, (), is_internet=True) for network in INTERNET)
         return build_rules(grants, own)
 
 

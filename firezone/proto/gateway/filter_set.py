@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from firezone.wire.portal.shared import Filter
 
 INTERNET: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+CLOSED: tuple[Network, ...] = (TUNNEL_V4, TUNNEL_V6, ipaddress.ip_network("224.0.0.0/4"), ipaddress.ip_network("ff00::/8"))
+"""Nobody reaches these through a gateway, whatever covers them: other clients, and multicast."""
+NOT_INTERNET: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "100.64.0.0/10", "240.0.0.0/4",
+        "::1/128", "::ffff:0:0/96", "fc00::/7", "fe80::/10",
+    )
+)  # fmt: skip
+"""What the Internet resource leaves out: or it would open the gateway's own network. Other resources may cover them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +39,21 @@ class Grant:
     network: Network
     filters: tuple[Filter, ...]
     """Empty: everything."""
+    is_internet: bool = False
 
 
 def build_rules(grants: Iterable[Grant], own: Iterable[Address]) -> tuple[Rule, ...]:
     """Returns one rule per network, wider grants merged in.
 
-    The tunnel's own ranges are closed, whatever covers them, so that clients cannot reach each other through a gateway; the
-    gateway's own tunnel addresses (`own`) are open.
+    The closed ranges are closed, whatever covers them, so that clients cannot reach each other through a gateway; the gateway's
+    own tunnel addresses (`own`) are open. Of the ranges that are no Internet the Internet resource opens nothing.
     """
     grants = list(grants)
-    rules = {grant.network: _merge(grant.network, [g for g in grants if _covers(g.network, grant.network)]) for grant in grants}
-    for closed in (TUNNEL_V4, TUNNEL_V6):
+    networks = dict.fromkeys(grant.network for grant in grants)
+    if any(grant.is_internet for grant in grants):
+        networks |= dict.fromkeys(NOT_INTERNET)
+    rules = {network: _merge(network, [grant for grant in grants if _applies(grant, network)]) for network in networks}
+    for closed in CLOSED:
         rules = {network: rule for network, rule in rules.items() if not _covers(closed, network)}
         rules[closed] = Rule(closed)
     for address in own:
@@ -64,12 +78,19 @@ def permits(rules: Iterable[Rule], address: Address, protocol: int, port: int | 
 
 
 def permits_outbound(rules: Iterable[Rule], header: IpHeader) -> bool:
-    """Judges a packet on its way from the client to a resource."""
-    return permits(rules, header.destination, header.protocol, header.destination_port)
+    """Judges a packet on its way from the client to a resource. Clients have no business to send ICMP errors."""
+    return not header.is_icmp_error and permits(rules, header.destination, header.protocol, header.destination_port)
 
 
 def _covers(wide: Network, narrow: Network) -> bool:
     return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
+
+
+def _applies(grant: Grant, network: Network) -> bool:
+    """Whether a grant has a say in what is permitted towards a whole network."""
+    if grant.is_internet and any(_covers(special, network) for special in NOT_INTERNET):
+        return False
+    return _covers(grant.network, network)
 
 
 def _merge(network: Network, grants: list[Grant]) -> Rule:

@@ -35,6 +35,8 @@ def from_tunnel(wanted: PeerFilterSet | None, parsed: ip.Parsed) -> Reason:
     if wanted is None:
         return Reason.NOT_PERMITTED
     source, destination = addresses(parsed)
+    if wanted.rules is not None and parsed.flags & ip.ICMP_ERROR:
+        return Reason.NOT_PERMITTED
     if longest_match(wanted.remote, source) is None:
         return Reason.REFUSED_SOURCE
     if wanted.local is not None and longest_match(wanted.local, destination) is None:
