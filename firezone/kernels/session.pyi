@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, final
 
 from numpy.typing import NDArray
 
@@ -8,7 +8,11 @@ from firezone.kernels.batch import PacketBatch
 
 REPLAY_WINDOW: int
 REJECT_AFTER_MESSAGES: int
+MAX_PEERS: int
+MAX_SESSIONS: int
+SESSIONS_PER_PEER: int
 
+@final
 class SessionTable:
     def __init__(self) -> None: ...
     def add_peer(self) -> PeerRow: ...
@@ -25,6 +29,7 @@ class SessionTable:
     def open_batch(self, batch: PacketBatch, now: int) -> int: ...
     def take_activity(self) -> NDArray[Any]: ...
 
+@final
 class ReplayWindow:
     def check(self, counter: int) -> bool: ...
     def mark(self, counter: int) -> None: ...
