@@ -7,17 +7,21 @@
  * Poly1305. A lane is a packet; five limbs of 26 bits in four 64-bit lanes, since vpmuludq multiplies 32 bits by 32. Two blocks
  * are taken per step, h' = (h + m0) r^2 + m1 r, so that the carry chain, which nothing can overlap, is walked half as often.
  * Packets of unequal length are aligned at their ends: a lane that has not begun yet reads zeros without the 2^128 bit, and
- * (0 + 0) r is 0. Packets are sorted by length first, so that lanes begin soon after each other.
+ * (0 + 0) r is 0. Packets are sorted by length first, so that lanes begin soon after each other; where most lanes would idle
+ * most of the time, one packet alone above all, the scalar code is faster and takes over.
  *
  * Groups of GROUP packets stay in the first-level cache from encryption to authentication.
  */
 #include "fz_aead.h"
+#include "fz_poly1305.h"
 
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #define GROUP 16u
-#define LANES 8u
+#define LANES 8u /* of ChaCha20 */
+#define LANES_POLY 4u
+#define ALONE 256u /* bytes from which on one packet's blocks are worth spreading over lanes */
 #define BLOCK_SIZE 64u
 
 typedef __m256i V;
@@ -205,6 +209,13 @@ INLINE limbs cut(V low, V high, V bit) {
   return m;
 }
 
+/* The factor of a one-time key, some bits of which are always zero (RFC 8439 section 2.5). */
+INLINE limbs cut_key(const V words[2]) {
+  V low = _mm256_and_si256(words[0], _mm256_set1_epi64x(0x0ffffffc0fffffff));
+  V high = _mm256_and_si256(words[1], _mm256_set1_epi64x(0x0ffffffc0ffffffc));
+  return cut(low, high, _mm256_setzero_si256());
+}
+
 INLINE limbs add(limbs a, limbs b) {
   for (int i = 0; i < 5; i++) a.l[i] = _mm256_add_epi64(a.l[i], b.l[i]);
   return a;
@@ -360,9 +371,7 @@ static void authenticate4(const message m[4]) {
   }
   h.l[4] = _mm256_setzero_si256();
   load_pair(keys, words);
-  V low = _mm256_and_si256(words[0], _mm256_set1_epi64x(0x0ffffffc0fffffff));
-  V high = _mm256_and_si256(words[1], _mm256_set1_epi64x(0x0ffffffc0ffffffc));
-  limbs r = cut(low, high, _mm256_setzero_si256());
+  limbs r = cut_key(words);
   factor r1 = to_factor(r), r2 = to_factor(carry(multiply(r, &r1)));
   for (int i = 0; i < 4; i++) {
     p[i] = m[i].text;
@@ -378,6 +387,70 @@ static void authenticate4(const message m[4]) {
   }
 }
 
+/* 64 bytes of one packet: four blocks in the lanes 0, 2, 1, 3. */
+INLINE void load_four(const uint8_t *p, V out[2]) {
+  V a = _mm256_loadu_si256((const V *)p), b = _mm256_loadu_si256((const V *)(p + 32));
+  out[0] = _mm256_unpacklo_epi64(a, b);
+  out[1] = _mm256_unpackhi_epi64(a, b);
+}
+
+/* Takes lanes from the vectors as load_four orders blocks: block 0 from `a`, 1 from `b`, 2 from `c`, 3 from `d`. */
+INLINE limbs pick(limbs a, limbs b, limbs c, limbs d) {
+  for (int i = 0; i < 5; i++) {
+    V ac = _mm256_blend_epi32(a.l[i], c.l[i], 0x0c), bd = _mm256_blend_epi32(b.l[i], d.l[i], 0xc0);
+    a.l[i] = _mm256_blend_epi32(ac, bd, 0xf0);
+  }
+  return a;
+}
+
+/* The sum of the four lanes as a number of the scalar code: limbs below 2^29 before, 44 bits after. */
+static void add_lanes(limbs h, uint64_t out[3]) {
+  uint64_t lanes[4], sum[5];
+  for (int i = 0; i < 5; i++) {
+    _mm256_storeu_si256((V *)lanes, h.l[i]);
+    sum[i] = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+  }
+  fz_u128 low = sum[0] + ((fz_u128)sum[1] << 26) + ((fz_u128)sum[2] << 52); /* below 2^82 */
+  out[0] = (uint64_t)low & FZ_M44;
+  low = (low >> 44) + ((fz_u128)sum[3] << 34) + ((fz_u128)sum[4] << 60);
+  out[1] = (uint64_t)low & FZ_M44;
+  out[2] = (uint64_t)(low >> 44);
+}
+
+/* The tag of one message of some length: its blocks in four lanes, h' = h r^4 + m, two such steps at once; lane i is multiplied
+ * by r^(4 - i) at the end, and the scalar code takes what is left. */
+static void authenticate_alone(const message *m) {
+  fz_poly1305 p;
+  V words[4];
+  limbs h;
+  uint32_t at = 0;
+  const uint8_t *keys[4] = {m->key, m->key, m->key, m->key};
+  fz_poly1305_init(&p, m->key);
+  load_pair(keys, words);
+  limbs r = cut_key(words);
+  factor r1 = to_factor(r);
+  limbs power2 = carry(multiply(r, &r1)), power3 = carry(multiply(power2, &r1));
+  factor r2 = to_factor(power2);
+  limbs power4 = carry(multiply(power2, &r2));
+  factor r4 = to_factor(power4), r8 = to_factor(carry(multiply(power4, &r4))), last = to_factor(pick(power4, power3, power2, r));
+  V bit = _mm256_set1_epi64x(1 << 24);
+  for (int i = 0; i < 5; i++) h.l[i] = _mm256_setzero_si256();
+  for (; m->length - at >= 128; at += 128) {
+    load_four(m->text + at, words);
+    load_four(m->text + at + 64, words + 2);
+    limbs first = multiply(cut(words[0], words[1], bit), &r4);
+    h = carry(add(add(multiply(h, &r8), first), cut(words[2], words[3], bit)));
+  }
+  if (m->length - at >= 64) {
+    load_four(m->text + at, words);
+    h = carry(add(multiply(h, &r4), cut(words[0], words[1], bit)));
+    at += 64;
+  }
+  add_lanes(carry(multiply(h, &last)), p.h);
+  fz_poly1305_rest(&p, m->text, at, m->length, m->key + 16, m->tag);
+  fz_wipe(&p, sizeof p);
+}
+
 /* The tags of up to GROUP messages, in any order; the array is sorted on the way. */
 static void authenticate(message *m, uint32_t n) {
   for (uint32_t i = 1; i < n; i++) {
@@ -387,8 +460,18 @@ static void authenticate(message *m, uint32_t n) {
     m[at] = moved;
   }
   uint8_t nowhere[FZ_TAG_SIZE];
-  for (; n % 4; n++) m[n] = (message){ZEROS, ZEROS, nowhere, 0};
-  for (uint32_t i = 0; i < n; i += 4) authenticate4(m + i);
+  for (; n % LANES_POLY; n++) m[n] = (message){ZEROS, ZEROS, nowhere, 0};
+  for (uint32_t i = 0; i < n; i += LANES_POLY) {
+    /* Four packets side by side, unless they take longer, walked to the end of the longest, than one after the other. */
+    if (m[i].length < m[i + 1].length + m[i + 2].length + m[i + 3].length) {
+      authenticate4(m + i);
+      continue;
+    }
+    for (uint32_t j = i; j < i + LANES_POLY; j++) {
+      if (m[j].length >= ALONE) authenticate_alone(&m[j]);
+      else fz_poly1305_aead(m[j].key, m[j].text, m[j].length, m[j].tag);
+    }
+  }
 }
 
 /* ---- both together ---- */
