@@ -95,7 +95,10 @@ def up(logs: Path | None) -> None:
 def _log_directory(given: Path | None) -> Path:
     if given is None:
         return Path(tempfile.mkdtemp(prefix="firezone-lab-"))
-    given.mkdir(parents=True, exist_ok=True)
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{given} cannot be made: {error.strerror}", param_hint="--logs") from error
     return given.resolve()
 
 

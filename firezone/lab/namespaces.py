@@ -7,6 +7,7 @@ the first process of a PID namespace everything in it; network namespaces withou
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -68,8 +69,10 @@ def enter(arguments: list[str]) -> NoReturn:
     inner = subprocess.Popen(command, env={**os.environ, INSIDE: "1"}, preexec_fn=die_with_parent)
 
     def end(number: int, _: object) -> None:
-        inner.kill()
-        inner.wait()
+        # Not inner.kill() and wait(): this may run inside the wait below, which holds a lock that does not nest.
+        os.kill(inner.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(inner.pid, 0)
         print("lab ended by a signal; nothing of it is left", file=sys.stderr)
         os._exit(128 + number)
 

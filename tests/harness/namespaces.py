@@ -66,7 +66,7 @@ class Namespace:
             stdout=stdout,
             env=env,
             text=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 — one prctl, in tests that start no threads
+            preexec_fn=_die_with_parent,
         )
         self._children.append(child)
         return child

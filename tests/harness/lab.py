@@ -1,0 +1,156 @@
+"""Runs a scenario inside the lab: `python -m tests.harness.lab NAME` in fresh namespaces; prints one JSON object.
+
+The scenarios need the whole stack: portal, gateway, client and resource in their networks. A test starts one by `run`, which
+gives back the object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from firezone.lab.measure import MeasurementError, fetch_page, ping, start_iperf, throughput, wait_for_page
+from firezone.lab.namespaces import INSIDE, unshare_command
+from firezone.lab.stack import Stack
+from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_ADDRESS, RESOURCE_PORT
+
+ROOT = Path(__file__).parents[2]
+RETRY_LIMIT_S = 25.0
+
+
+def run(scenario: str, *arguments: str, timeout: float = 120.0) -> dict[str, Any]:
+    """Runs a scenario and returns what it found. Raises AssertionError with its output when it failed."""
+    done = subprocess.run(
+        [*unshare_command(), sys.executable, "-m", "tests.harness.lab", scenario, *arguments],
+        cwd=ROOT,
+        env={**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"{scenario} failed:\n{done.stdout}\n{done.stderr}"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def kill_and_restart(stack: Stack, name: str) -> dict[str, Any]:
+    """Kills a program in the middle of a transfer and starts it again; how long until the transfer's retry succeeds?"""
+    client = stack.topology.client
+    iperf = start_iperf(stack.topology.resource, stack.logs)
+    outcome: list[str] = []
+
+    def transfer() -> None:
+        try:
+            throughput(client, RESOURCE_ADDRESS, 3)
+            outcome.append("finished")
+        except (MeasurementError, subprocess.TimeoutExpired):
+            outcome.append("broke")
+
+    worker = threading.Thread(target=transfer, daemon=True)
+    worker.start()
+    time.sleep(1.0)
+    program = getattr(stack, name)
+    program.kill()
+    setattr(stack, name, program.restart())
+    seconds = wait_for_page(client, RESOURCE_ADDRESS, RESOURCE_PORT, RETRY_LIMIT_S)
+    iperf.kill()
+    return {"recovered_after_s": round(seconds, 2), "transfer": outcome}
+
+
+def flood_with_garbage(stack: Stack, count: str) -> dict[str, Any]:
+    """Sends `count` garbage datagrams at the gateway's port while a transfer runs, and compares its rate with the one before."""
+    client = stack.topology.client
+    start_iperf(stack.topology.resource, stack.logs)
+    throughput(client, RESOURCE_ADDRESS, 1)
+    alone = throughput(client, RESOURCE_ADDRESS, 3)["gbps"]
+    flooder = subprocess.Popen(
+        [sys.executable, "-m", "tests.harness.garbage", GATEWAY_ADDRESS, "52625", count], stdout=subprocess.PIPE
+    )
+    time.sleep(0.3)
+    flooded = throughput(client, RESOURCE_ADDRESS, 3)["gbps"]
+    was_flooded_throughout = flooder.poll() is None
+    sent = int((flooder.communicate()[0] or b"0").split()[-1])
+    page = fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)["status"]
+    stack.gateway.stop()
+    rows = stack.counters("gateway")["rows"]
+    text = stack.gateway.log.read_text()
+    return {
+        "alone_gbps": alone, "flooded_gbps": flooded, "ratio": flooded / alone, "sent": sent, "page": page, "rows": rows,
+        "traceback": "Traceback" in text, "was_flooded_throughout": was_flooded_throughout,
+    }  # fmt: skip
+
+
+def portal_away(stack: Stack) -> dict[str, Any]:
+    """Takes the portal away: what is up stays up."""
+    client = stack.topology.client
+    fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)
+    stack.portal.kill()
+    losses = ping(client, RESOURCE_ADDRESS, count=100, interval=0.05)["lost"]
+    page = fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)["status"]
+    is_running = stack.client.process.poll() is None and stack.gateway.process.poll() is None
+    return {"lost": losses, "page": page, "is_running": is_running}
+
+
+def refused(stack: Stack) -> dict[str, Any]:
+    """What does not belong into the tunnel or out of it: a foreign source, an address no resource covers."""
+    client = stack.topology.client
+    fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)
+    client.run("ip", "addr", "add", "100.64.99.99/32", "dev", "tun-firezone")
+    foreign = subprocess.run(
+        client.command("ping", "-c", "3", "-i", "0.2", "-W", "1", "-I", "100.64.99.99", RESOURCE_ADDRESS),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    unknown = subprocess.run(
+        client.command("ping", "-c", "2", "-i", "0.2", "-W", "1", "100.64.0.99"), capture_output=True, text=True, check=False
+    )
+    page = fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)["status"]
+    return {"foreign": foreign.returncode, "unknown": unknown.returncode, "page": page}
+
+
+def reset_by_signal(stack: Stack) -> dict[str, Any]:
+    """SIGHUP: the client starts over with new keys and sockets and comes back by itself, any number of times."""
+    import signal
+
+    client = stack.topology.client
+    waits = []
+    for _ in range(3):
+        fetch_page(client, RESOURCE_ADDRESS, RESOURCE_PORT)
+        stack.client.process.send_signal(signal.SIGHUP)
+        waits.append(round(wait_for_page(client, RESOURCE_ADDRESS, RESOURCE_PORT, RETRY_LIMIT_S), 2))
+    return {"waits_s": waits, "is_running": stack.client.process.poll() is None}
+
+
+SCENARIOS = {
+    "kill_and_restart": kill_and_restart,
+    "flood_with_garbage": flood_with_garbage,
+    "portal_away": portal_away,
+    "refused": refused,
+    "reset_by_signal": reset_by_signal,
+}
+
+
+def main() -> None:
+    logs = Path(tempfile.mkdtemp(prefix="firezone-test-"))
+    stack = Stack.start(logs, lambda step: None)
+    try:
+        found = SCENARIOS[sys.argv[1]](stack, *sys.argv[2:])  # type: ignore[operator]
+    except BaseException:
+        for program in (stack.portal, stack.gateway, stack.client):
+            print(program.quote(20), file=sys.stderr)
+        raise
+    stack.close()
+    shutil.rmtree(logs)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The demo as a user runs it: the report, its JSON, its memory mode, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.harness.lab import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def lab(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "firezone.lab", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def check_members(report: dict[str, Any]) -> None:
+    assert report["ok"] is True
+    assert report["errors"] == []
+    assert report["path"].startswith("direct")
+    assert report["connect_ms"] > 0
+    assert set(report["throughput_gbps"]) == {"up", "down"}
+    assert all(value > 0 for value in report["throughput_gbps"].values())
+
+
+@pytest.mark.root
+def test_demo_fetches_a_page_through_the_tunnel_and_says_so_in_json(tmp_path: Path) -> None:
+    done = lab("demo", "--json", "--seconds", "1", "--logs", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    check_members(report)
+    assert report["page"].startswith("Hello from the resource. You came as 10.20.0.1")
+    assert set(report["rtt_ms"]) == {"p50", "p99"}
+    assert set(report["cpu_s_per_gb"]) == {"client", "gateway"}
+    assert all(value < 120 for value in report["resident_mib"].values())
+    counters = json.loads((tmp_path / "client.counters.json").read_text())
+    assert counters["udp"]["datagrams_per_send"] > 1
+
+
+@pytest.mark.root
+def test_report_for_people_names_path_and_logs(tmp_path: Path) -> None:
+    done = lab("demo", "--seconds", "1", "--logs", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("it works", "direct, over", "Gbit/s", "s per GB", "round trip"):
+        assert word in done.stdout
+
+
+def test_memory_mode_checks_every_packet_and_names_itself(tmp_path: Path) -> None:
+    done = lab("demo", "--memory", "--json", "--seconds", "1", "--logs", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    check_members(report)
+    assert report["mode"].startswith("memory")
+    assert report["checked_packets"] == 6000
+
+
+def test_refused_namespaces_are_told_in_one_sentence(tmp_path: Path) -> None:
+    script = (
+        "import firezone.lab.namespaces as n, sys; n.unshare_command = lambda: ['false']; "
+        "sys.argv = ['lab', 'demo', '--seconds', '1', '--json', '--logs', sys.argv[1]]; "
+        "import runpy; runpy.run_module('firezone.lab', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No full lab: namespaces are refused here" in done.stderr
+    assert "would allow the full lab" in done.stderr
+    assert json.loads(done.stdout)["mode"].startswith("memory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["demo", "--seconds", "0"], "--seconds"), (["fly"], "fly"), (["demo", "--logs", "/proc/nowhere"], "nowhere")],
+)
+def test_wrong_input_is_named(arguments: list[str], word: str) -> None:
+    done = lab(*arguments)
+    assert done.returncode != 0
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,50 @@
+"""The whole stack when things go wrong: killed programs, floods, refused packets, a portal that is away.
+
+client ── router (NAT) ── public segment with the portal ── gateway ── resource
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness.lab import RETRY_LIMIT_S, run
+
+pytestmark = pytest.mark.root
+
+KEPT_RATE = 0.6
+"""Share of its rate that a transfer must keep while a million garbage datagrams arrive."""
+
+
+@pytest.mark.parametrize("name", ["client", "gateway", "portal"])
+def test_killed_program_comes_back_and_so_does_the_transfer(name: str) -> None:
+    found = run("kill_and_restart", name)
+    assert found["recovered_after_s"] <= RETRY_LIMIT_S
+
+
+def test_garbage_flood_is_counted_and_leaves_a_transfer_most_of_its_rate() -> None:
+    """A ratio within one run; a noisy machine gets a second try."""
+    found = run("flood_with_garbage", "1000000", timeout=240)
+    if found["ratio"] < KEPT_RATE:
+        found = run("flood_with_garbage", "1000000", timeout=240)
+    assert found["sent"] >= 1_000_000
+    assert found["page"] == 200
+    assert not found["traceback"]
+    assert {"unknown_datagram", "oversized", "unknown_session"} <= set(found["rows"])
+    assert found["ratio"] >= KEPT_RATE
+
+
+def test_tunnel_stays_up_while_the_portal_is_away() -> None:
+    assert run("portal_away") == {"lost": 0.0, "page": 200, "is_running": True}
+
+
+def test_foreign_sources_and_unknown_destinations_get_no_answer() -> None:
+    found = run("refused")
+    assert found["foreign"] != 0
+    assert found["unknown"] != 0
+    assert found["page"] == 200
+
+
+def test_client_starts_over_on_sighup_any_number_of_times() -> None:
+    found = run("reset_by_signal")
+    assert found["is_running"]
+    assert all(wait < RETRY_LIMIT_S for wait in found["waits_s"])
