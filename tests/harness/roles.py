@@ -55,7 +55,9 @@ def network(text: str) -> Network:
     return ipaddress.ip_network(text)
 
 
-def cidr(number: int, address: str, *filters: Filter, name: str = "", sites: tuple[Site, ...] = (SITE,)) -> client_wire.CidrResource:
+def cidr(
+    number: int, address: str, *filters: Filter, name: str = "", sites: tuple[Site, ...] = (SITE,)
+) -> client_wire.CidrResource:
     """A resource as a client sees it."""
     return client_wire.CidrResource(
         id=ResourceId(uid(number)), name=name or f"resource {number}", address=network(address), sites=sites, filters=filters

@@ -31,7 +31,7 @@ def answer(client: ClientMember, server: str = SERVER, number: int = 0) -> bytes
 
 
 def test_a_first_packet_opens_the_tunnel_and_comes_out_at_the_gateway() -> None:
-    world, client, gateway = connected()
+    _, client, gateway = connected()
     gateway.send(answer(client))
     assert client.received() == [answer(client)]
     assert len(client.intents()) == 1

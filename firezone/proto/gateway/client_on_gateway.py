@@ -6,8 +6,10 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from firezone.base.timing import SECOND
-from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules
+from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules, is_no_internet
 from firezone.wire.portal import gateway as wire
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from firezone.base.net import Address, Network
     from firezone.base.timing import UnixTime
     from firezone.proto.updates import Rule
+    from firezone.wire.ip import IpHeader
 
 
 @dataclass(slots=True)
@@ -54,11 +57,15 @@ class ClientOnGateway:
         return True
 
     def update(self, resource: wire.Resource) -> bool:
-        """Takes new filters of a resource. False: it is not granted, or of another kind."""
+        """Takes new filters of a resource and nothing else: another address is another grant. False: it is not granted."""
         known = self.authorizations.get(resource.id)
-        if known is None or type(known.resource) is not type(resource):
-            return False
-        known.resource = resource
+        match known, resource:
+            case Authorization(wire.CidrResource() as former), wire.CidrResource(filters=filters):
+                known.resource = msgspec.structs.replace(former, filters=filters)
+            case Authorization(wire.DnsResource() as former), wire.DnsResource(filters=filters):
+                known.resource = msgspec.structs.replace(former, filters=filters)
+            case _:
+                return False
         return True
 
     def set_expiry(self, resource: ResourceId, expires_at: UnixTime) -> bool:
@@ -83,6 +90,11 @@ class ClientOnGateway:
         for resource in gone:
             del self.authorizations[resource]
         return gone
+
+    def finds_unreachable(self, header: IpHeader) -> bool:
+        """Whether a refused packet is for what the Internet resource leaves out: asking for access again would not help."""
+        has_internet = any(isinstance(grant.resource, wire.InternetResource) for grant in self.authorizations.values())
+        return has_internet and header.source in (self.ipv4, self.ipv6) and is_no_internet(header.destination)
 
     def rules(self, own: Iterable[Address]) -> tuple[Rule, ...]:
         """Returns the filter rules of everything granted. `own` are the gateway's tunnel addresses."""

@@ -82,6 +82,12 @@ def permits_outbound(rules: Iterable[Rule], header: IpHeader) -> bool:
     return not header.is_icmp_error and permits(rules, header.destination, header.protocol, header.destination_port)
 
 
+def is_no_internet(address: Address) -> bool:
+    """Whether the Internet resource leaves an address out. Tunnel addresses are left out for another reason."""
+    closed = any(network.version == address.version and address in network for network in CLOSED)
+    return not closed and any(network.version == address.version and address in network for network in NOT_INTERNET)
+
+
 def _covers(wide: Network, narrow: Network) -> bool:
     return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from firezone.proto.gateway.filter_set import permits_outbound
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
-from firezone.wire.ip import decode_ip, prohibited
+from firezone.wire.ip import decode_ip, prohibited, unreachable
 from firezone.wire.portal import gateway as wire
 from firezone.wire.portal.shared import RelaysPresence
 
@@ -135,7 +135,7 @@ class GatewayState(TunnelState):
             return
         client = self._clients.get(cid)
         if client is None or (client.ipv4, client.ipv6) != (wanted.ipv4, wanted.ipv6):
-            self._forget_addresses(client)
+            self._forget_addresses(cid, client)
             client = ClientOnGateway(wanted.id, wanted.ipv4, wanted.ipv6, client.authorizations if client else {})
             self._clients[cid] = client
             self._by_address |= {wanted.ipv4: cid, wanted.ipv6: cid}
@@ -179,20 +179,25 @@ class GatewayState(TunnelState):
             self._drain_node(now)
 
     def handle_refused(self, row: PeerRow, packet: bytes, reason: Reason, now: Instant) -> None:
-        """Answers a refused packet with ICMP "prohibited", at a bounded rate per client."""
+        """Answers a refused packet with an ICMP error, at a bounded rate per client."""
         cid = self.node.connection_of(row)
         if cid is not None:
             self._refuse(cid, packet, now)
 
     def _refuse(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        header = decode_ip(packet)
+        if header.is_icmp_error or header.destination.is_multicast or header.source.is_multicast:
+            return
         since, count = self._refusals.get(cid, (now, 0))
         if now - since >= SECOND:
             since, count = now, 0
         self._refusals[cid] = since, count + 1
-        if count >= REFUSALS_PER_SECOND or decode_ip(packet).is_icmp_error:
+        if count >= REFUSALS_PER_SECOND:
             return
+        client = self._clients.get(cid)
+        answer = unreachable if client is not None and client.finds_unreachable(header) else prohibited
         try:
-            self.node.encapsulate(cid, prohibited(packet), now)
+            self.node.encapsulate(cid, answer(packet), now)
         finally:
             self._drain_node(now)
 
@@ -263,14 +268,15 @@ class GatewayState(TunnelState):
         self._forget(cid)
 
     def _forget(self, cid: ConnectionId) -> None:
-        self._forget_addresses(self._clients.pop(cid, None))
+        self._forget_addresses(cid, self._clients.pop(cid, None))
         self._refusals.pop(cid, None)
         self._sync(cid)
 
-    def _forget_addresses(self, client: ClientOnGateway | None) -> None:
-        if client is not None:
-            self._by_address.pop(client.ipv4, None)
-            self._by_address.pop(client.ipv6, None)
+    def _forget_addresses(self, cid: ConnectionId, client: ClientOnGateway | None) -> None:
+        """Frees a client's addresses, unless the portal has given them to another since."""
+        for address in (client.ipv4, client.ipv6) if client is not None else ():
+            if self._by_address.get(address) == cid:
+                del self._by_address[address]
 
     def _sync(self, cid: ConnectionId) -> None:
         """Makes the tables say of a client what its authorisations say."""
