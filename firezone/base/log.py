@@ -2,17 +2,22 @@
 
 Lines go through stdlib `logging`, so libraries share the sinks; our own loggers are structlog's, with fields as keywords.
 The filter is the language of `RUST_LOG`: `info,firezone.proto=debug`. Targets are module names; `.` and `::` are the same.
+A warning that repeats is throttled (`Throttle`), and what was handed to `conceal` reaches no sink, whoever writes it.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import logging.handlers
 import os
+import re
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote
 
 import structlog
 
@@ -29,9 +34,19 @@ _QUIET = "asyncio=warn,websockets=warn,pyroute2=warn,urllib3=warn"
 """Put before the user's directives: libraries that would talk too much. Naming one switches it on again."""
 _NAMES = {TRACE: "TRACE", 10: "DEBUG", 20: "INFO", 30: "WARN", 40: "ERROR", 50: "ERROR"}
 _SEVERITIES = {TRACE: "DEBUG", 10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "ERROR"}
+_METHODS = {"trace": TRACE, "debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "exception": 40, "critical": 50}
 _COLOURS = {TRACE: "35", 10: "34", 20: "32", 30: "33", 40: "31", 50: "31"}
 
 FORMATS = ("human", "json", "google-cloud")
+
+FILE_MODE = 0o640
+"""Readable by the service's group, whatever the umask says."""
+THROTTLE_INTERVAL_S, THROTTLE_BURST = 10.0, 5
+"""Equal warnings let through per interval. More drowns the cause in its symptoms, fewer hides which peers are concerned."""
+
+_UNICODE_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""Control characters that JSON leaves alone and line readers do not."""
+_concealed: list[str] = []
 
 
 class LogFilter(logging.Filter):
@@ -70,6 +85,50 @@ class LogFilter(logging.Filter):
         self._targets[target] = known
 
 
+class Throttle(logging.Filter):
+    """Lets a few warnings or errors of one text through per interval; the next one after that says how many were left out."""
+
+    def __init__(self, interval_s: float = THROTTLE_INTERVAL_S, burst: int = THROTTLE_BURST) -> None:
+        super().__init__()
+        self._interval_s, self._burst = interval_s, burst
+        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
+        """Start of the interval and how many lines fell into it, per logger, level and text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        message = record.msg.get("event", "") if isinstance(record.msg, dict) else record.msg
+        key = record.name, record.levelno, str(message)
+        since, count = self._seen.get(key, (record.created, 0))
+        if record.created - since >= self._interval_s:
+            record.left_out = max(0, count - self._burst)
+            since, count = record.created, 0
+        self._seen[key] = since, count + 1
+        return count < self._burst
+
+
+class Logger(structlog.stdlib.BoundLogger):
+    """structlog's logger with our TRACE below DEBUG."""
+
+    def trace(self, event: str, **fields: Any) -> None:
+        """Writes a line per packet or message: what is too much even for DEBUG."""
+        if self._logger.isEnabledFor(TRACE):
+            positional, keywords = self._process_event("trace", event, fields)
+            self._logger.log(TRACE, *positional, **keywords)
+
+
+def conceal(secret: str) -> None:
+    """Makes every sink print stars in place of a secret, as it is and as part of a URL."""
+    _concealed.extend(form for form in {secret, quote(secret, safe="")} if form and form not in _concealed)
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text as it may be shown."""
+    for secret in _concealed:
+        text = text.replace(secret, "***")
+    return text
+
+
 def _level(text: str) -> int | None:
     text = text.strip().lower()
     return LEVELS.get(_NUMBERS.get(text, text))
@@ -83,11 +142,11 @@ def set_up_logging(
     log_format: str = "human",
     stream: TextIO | None = None,
 ) -> None:
-    """Routes all logging to stdout in `log_format` and, with a directory, to a file of JSON lines.
+    """Routes all logging to stdout in `log_format` and, with a directory, to a file of JSON lines. No directives: info.
 
     Raises: ConfigError for a filter that is not understood or a directory that cannot be made.
     """
-    log_filter = LogFilter(directives if directives is not None else "info")
+    log_filter = LogFilter((directives or "").strip() or "info")
     logging.addLevelName(TRACE, "TRACE")
     out = stream or sys.stdout
     is_colourful = log_format == "human" and out.isatty() and "NO_COLOR" not in os.environ
@@ -102,12 +161,14 @@ def set_up_logging(
     root.setLevel(log_filter.lowest)
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
+            _drop_disabled,
             structlog.stdlib.add_logger_name,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            _with_exception,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=Logger,
         cache_logger_on_first_use=False,
     )
 
@@ -117,25 +178,53 @@ def _open_file(directory: Path, base: str) -> logging.Handler:
     name = f"{base}.{datetime.datetime.now(datetime.UTC):%Y-%m-%d-%H-%M-%S}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        os.close(fd)
-        link = directory / f"{base}.latest"
-        link.unlink(missing_ok=True)
-        link.symlink_to(name)
+        handler = _LogFile(directory / name, encoding="utf-8")
+        temporary = directory / f".{base}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name)
+        temporary.replace(directory / f"{base}.latest")
     except OSError as error:
         raise ConfigError(f"The log directory {directory} cannot be used: {error.strerror}.") from error
-    return logging.handlers.WatchedFileHandler(directory / name, encoding="utf-8")
+    return handler
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log file that comes back, with the same mode, when somebody deletes it."""
+
+    def _open(self) -> TextIOWrapper:
+        file = super()._open()
+        os.fchmod(file.fileno(), FILE_MODE)
+        return file
 
 
 def _handler(handler: logging.Handler, renderer: Any, log_filter: LogFilter) -> logging.Handler:
     handler.addFilter(log_filter)
+    handler.addFilter(Throttle())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name],
-            processors=[_complete, structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[_complete, structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _without_secrets],
         )
     )
     return handler
+
+
+def _drop_disabled(logger: logging.Logger, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """As structlog's `filter_by_level`, which knows no TRACE."""
+    if _METHODS[method] < logger.getEffectiveLevel():
+        raise structlog.DropEvent
+    return event
+
+
+def _with_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Looks up the exception that is handled now: on the way to the sink it would be lost."""
+    if event.get("exc_info") is True:
+        event["exc_info"] = sys.exc_info()
+    return event
+
+
+def _without_secrets(_: Any, __: str, line: Any) -> Any:
+    return without_secrets(line)
 
 
 def _complete(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -148,6 +237,8 @@ def _complete(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
         info = (type(info), info, info.__traceback__)
     if isinstance(info, tuple) and info[0] is not None:
         event["exception"] = logging.Formatter().formatException(info)
+    if left_out := getattr(record, "left_out", 0):
+        event["left_out"] = left_out
     return event
 
 
@@ -175,14 +266,14 @@ def _human(event: MutableMapping[str, Any], is_colourful: bool) -> str:
 def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     time, level, target, message, fields = _split(event)
     stamp = time.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return _dump({"timestamp": stamp, "level": _NAMES.get(level, "ERROR"), "message": message, **fields, "target": target})
+    return _dump({"timestamp": stamp, "level": _NAMES.get(level, "ERROR"), "message": message, "target": target}, fields)
 
 
 def _google_cloud(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     time, level, target, message, fields = _split(event)
     stamp = time.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    camel = {_camel(key): value for key, value in fields.items()}
-    return _dump({"time": stamp, "target": target, "severity": _SEVERITIES.get(level, "ERROR"), "message": message, **camel})
+    head = {"time": stamp, "target": target, "severity": _SEVERITIES.get(level, "ERROR"), "message": message}
+    return _dump(head, {_camel(key): value for key, value in fields.items()})
 
 
 def _split(event: MutableMapping[str, Any]) -> tuple[datetime.datetime, int, str, str, dict[str, Any]]:
@@ -193,16 +284,18 @@ def _split(event: MutableMapping[str, Any]) -> tuple[datetime.datetime, int, str
     return time, level, target, message, fields
 
 
-def _dump(value: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(value, default=str, ensure_ascii=False)
+def _dump(head: dict[str, Any], fields: dict[str, Any]) -> str:
+    """Writes one line; a field that has the name of a key of ours gets an underscore."""
+    record = head | {f"{key}_" if key in head else key: value for key, value in fields.items()}
+    text = json.dumps(record, default=str, ensure_ascii=False)
+    return _UNICODE_CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return _printable(value) if value and " " not in value and '"' not in value else f'"{_printable(value)}"'
-    return _printable(str(value))
+    text = _printable(str(value))
+    if isinstance(value, str) and (not value or " " in value or '"' in value):
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text
 
 
 def _printable(text: str) -> str:
