@@ -31,7 +31,7 @@ def cpu_features() -> CpuFeatures:
     return CpuFeatures(fz_cpu_features())
 
 
-def force_features(mask: int | None) -> CpuFeatures:
+def force_features(object mask) -> CpuFeatures:
     """Narrows the choice to the features in the mask, None lifts that again; returns what is left. For tests and benches."""
     return CpuFeatures(fz_cpu_force(0xFFFFFFFF if mask is None else <uint32_t>(mask & 0xFFFFFFFF)))
 
