@@ -46,7 +46,7 @@ class Stack:
         progress("networks and namespaces")
         topology = Topology.build()
         progress("portal")
-        tokens = _write_policy(logs)
+        tokens = write_policy(logs)
         portal = Program.start(
             "portal", topology.public,
             python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}"), logs,
@@ -106,7 +106,7 @@ def start_tunnel(name: str, topology: Topology, logs: Path, token: str) -> Progr
     return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
 
 
-def _write_policy(directory: Path) -> dict[str, str]:
+def write_policy(directory: Path) -> dict[str, str]:
     """Lets `firezone.portal init` write the policy and tokens of the lab; returns the tokens by role."""
     config = directory / "policy.toml"
     command = python(

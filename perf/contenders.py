@@ -1,0 +1,149 @@
+"""What is compared: no tunnel at all, this tunnel, and every wireguard-go that can be had; all over the lab's topology.
+
+Each contender makes the resource reachable from the client's namespace through the same router and gateway, with the same inner
+MTU, and takes everything back when it stops.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firezone.base.limits import MAX_PACKET_SIZE
+from firezone.lab.programs import Program
+from firezone.lab.stack import start_tunnel
+from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_NETWORK, Topology
+
+if TYPE_CHECKING:
+    from firezone.lab.namespaces import Namespace
+
+WIREGUARD_PORT = 51820
+_INNER = {"client": "10.99.0.1/24", "gateway": "10.99.0.2/24"}
+
+
+@dataclass
+class Contender:
+    """One way from the client to the resource."""
+
+    name: str
+    topology: Topology
+    logs: Path
+    programs: list[Program] = field(default_factory=list)
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        for program in reversed(self.programs):
+            program.stop()
+        self.programs.clear()
+
+    def cpu_seconds(self) -> float:
+        """CPU of all processes that carry the packets."""
+        return sum(program.cpu_seconds() for program in self.programs)
+
+    def datagrams_per_send(self) -> float | None:
+        """Only known of this tunnel, and only once it has stopped."""
+        return None
+
+
+class Veth(Contender):
+    """The topology without a tunnel: what the machine's kernel gives."""
+
+    def start(self) -> None:
+        mtu = str(MAX_PACKET_SIZE)
+        self.topology.client.run(
+            "ip", "route", "add", RESOURCE_NETWORK, "via", "192.168.50.1", "mtu", "lock", mtu, "advmss", "1240"
+        )
+        self.topology.router.run("ip", "route", "add", RESOURCE_NETWORK, "via", GATEWAY_ADDRESS)
+
+    def stop(self) -> None:
+        self.topology.client.run("ip", "route", "del", RESOURCE_NETWORK)
+        self.topology.router.run("ip", "route", "del", RESOURCE_NETWORK)
+
+
+@dataclass
+class Firezone(Contender):
+    """This tunnel: the real gateway and client programs."""
+
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        for role in ("gateway", "client"):
+            since = (self.logs / f"{role}.log").stat().st_size if (self.logs / f"{role}.log").exists() else 0
+            program = start_tunnel(role, self.topology, self.logs, self.tokens[role])
+            self.programs.append(program)
+            program.wait_for("tunnel configured", since=since)
+
+    def datagrams_per_send(self) -> float | None:
+        import json
+
+        counters = [json.loads((self.logs / f"{role}.counters.json").read_text())["udp"] for role in ("client", "gateway")]
+        calls = sum(counter["send_calls"] for counter in counters)
+        return round(sum(counter["sent"] for counter in counters) / calls, 1) if calls else None
+
+
+@dataclass
+class WireGuardGo(Contender):
+    """A wireguard-go binary on both ends."""
+
+    binary: str = "wireguard-go"
+
+    def start(self) -> None:
+        keys = {role: _output("wg", "genkey") for role in ("client", "gateway")}
+        public = {role: _output("wg", "pubkey", given=key) for role, key in keys.items()}
+        for role, namespace in self._ends():
+            device = f"wg-{role}"  # Not one name for both: it names a control socket that they would share.
+            program = Program.start(
+                f"wireguard-{role}",
+                namespace,
+                [self.binary, "-f", device],
+                self.logs,
+                {"LOG_LEVEL": "error", "WG_PROCESS_FOREGROUND": "1"},
+            )
+            self.programs.append(program)
+            _wait_for_link(namespace, device)
+            other = "gateway" if role == "client" else "client"
+            with tempfile.NamedTemporaryFile("w") as file:
+                file.write(keys[role])
+                file.flush()
+                endpoint = ["endpoint", f"{GATEWAY_ADDRESS}:{WIREGUARD_PORT}"] if role == "client" else []
+                allowed = f"10.99.0.0/24,{RESOURCE_NETWORK}" if role == "client" else "10.99.0.0/24"
+                namespace.run(
+                    "wg", "set", device, "listen-port", str(WIREGUARD_PORT), "private-key", file.name,
+                    "peer", public[other], *endpoint, "allowed-ips", allowed,
+                )  # fmt: skip
+            namespace.run("ip", "addr", "add", _INNER[role], "dev", device)
+            namespace.run("ip", "link", "set", device, "mtu", str(MAX_PACKET_SIZE), "up")
+        self.topology.client.run("ip", "route", "add", RESOURCE_NETWORK, "dev", "wg-client")
+
+    def _ends(self) -> list[tuple[str, Namespace]]:
+        return [("gateway", self.topology.gateway), ("client", self.topology.client)]
+
+
+def prepare(topology: Topology) -> None:
+    """Lets the gateway's namespace forward and the resource answer, as the gateway program would."""
+    topology.gateway.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    topology.resource.run("ip", "route", "add", "default", "via", "10.20.0.1")
+
+
+def _wait_for_link(namespace: Namespace, device: str) -> None:
+    from firezone.base.errors import ConfigError
+    from firezone.lab.programs import wait_until
+
+    def is_there() -> bool:
+        try:
+            namespace.run("wg", "show", device)
+        except ConfigError:
+            return False
+        return True
+
+    if wait_until(is_there, timeout=10) is None:
+        raise ConfigError("wireguard-go did not make its interface.")
+
+
+def _output(*command: str, given: str = "") -> str:
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout.strip()
