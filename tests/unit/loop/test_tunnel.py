@@ -17,7 +17,7 @@ from tests.harness.engines import INNER, MemoryHost, pair
 from tests.unit.loop.test_engine import udp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from firezone.loop.errors import TunnelError
 
@@ -46,9 +46,9 @@ def tunnel_of(host: MemoryHost, timer: DeadlineTimer) -> tuple[Tunnel, list[obje
     return Tunnel(host.engine, timer, on_event=events.append, on_error=errors.append, budget=Budget(4)), events, errors
 
 
-async def until(condition: object, timeout: float = 2.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():  # type: ignore[operator]
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(2.0):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in the engine, which sets no events
             await asyncio.sleep(0.001)
 
 
