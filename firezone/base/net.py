@@ -57,3 +57,8 @@ class Transmit:
     payload: bytes
     ecn: int = 0
     """ECN codepoint of the outer header, 0..3."""
+
+
+def covers(wide: Network, narrow: Network) -> bool:
+    """Whether one network lies within another, or is the same; never across families."""
+    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]

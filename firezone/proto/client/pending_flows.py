@@ -5,7 +5,6 @@ There is no retry timer: applications repeat what they lose, and each repetition
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,29 +22,30 @@ MAX_BUFFERED = 128
 """Packets kept per resource, at most 160 KiB; the oldest goes first."""
 
 
-@dataclass(slots=True)
 class PacketBuffer:
     """Packets in order, without repetitions: an identical packet is not kept twice, a repeated SYN replaces the one before."""
 
-    packets: deque[bytes] = field(default_factory=deque)
-    dropped: int = 0
-    _syns: dict[bytes, bytes] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._packets: dict[bytes | tuple[bytes], bytes] = {}
+        """What tells packets apart (of a SYN its flow, of another its bytes), and the packet."""
+
+    def __len__(self) -> int:
+        return len(self._packets)
+
+    @property
+    def packets(self) -> list[bytes]:
+        """What waits, oldest first."""
+        return list(self._packets.values())
 
     def add(self, packet: bytes, header: IpHeader) -> None:
-        if packet in self.packets:
-            return
-        key = syn_key(packet, header)
-        if key is not None and (former := self._syns.get(key)) in self.packets:
-            assert former is not None
-            self.packets[self.packets.index(former)] = packet
-            self._syns[key] = packet
-            return
-        if key is not None:
-            self._syns[key] = packet
-        if len(self.packets) == MAX_BUFFERED:
-            self.packets.popleft()
+        """Keeps a packet; the oldest goes when there are too many."""
+        syn = syn_key(packet, header)
+        key = packet if syn is None else (syn,)
+        if key not in self._packets and len(self._packets) == MAX_BUFFERED:
+            del self._packets[next(iter(self._packets))]
             self.dropped += 1
-        self.packets.append(packet)
+        self._packets[key] = packet
 
 
 @dataclass(slots=True)
@@ -79,4 +79,4 @@ class PendingFlows:
     def take(self, resource: ResourceId) -> list[bytes] | None:
         """Ends the waiting and returns the packets in order; None when nobody waits."""
         flow = self._flows.pop(resource, None)
-        return None if flow is None else list(flow.buffer.packets)
+        return None if flow is None else flow.buffer.packets

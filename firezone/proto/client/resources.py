@@ -1,7 +1,8 @@
 """The resources a client may use, and which of them owns which network.
 
 Different prefixes coexist and the longest wins. Of several resources with the same prefix one is active: the one that is
-connected already, else the one with the largest id.
+connected already, else the one with the largest id. For a packet that no gateway serves yet, a resource whose filters let it
+through goes before one that does not.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from firezone.base.timing import SECOND
+from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP
 from firezone.wire.portal import client as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from firezone.base.ids import ResourceId, SiteId
-    from firezone.base.net import Address, Network
+    from firezone.base.net import Network
+    from firezone.base.timing import Instant
+    from firezone.wire.ip import IpHeader
+    from firezone.wire.portal.shared import Filter
+
+OFFLINE_FOR = 300 * SECOND
+"""How long a site counts as offline on the portal's word. Longer, and a site that is back looks dead to who does not try."""
+_FILTER_OF = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
 
 class Status(enum.Enum):
@@ -37,6 +47,7 @@ class ResourceView:
     sites: tuple[str, ...]
     status: Status
     is_enabled: bool
+    description: str | None = None
 
 
 @dataclass
@@ -48,14 +59,37 @@ class ResourceBook:
     active: dict[Network, wire.CidrResource] = field(default_factory=dict)
     """Owner of each network."""
     site_status: dict[SiteId, Status] = field(default_factory=dict)
+    offline_until: dict[SiteId, Instant] = field(default_factory=dict)
+    """When each offline site is forgiven."""
 
     def is_usable(self, resource: ResourceId) -> bool:
         return resource in self.resources and resource not in self.disabled
 
-    def match(self, address: Address) -> wire.CidrResource | None:
-        """Returns the resource that owns the longest prefix containing an address."""
-        matching = [network for network in self.active if network.version == address.version and address in network]
-        return self.active[max(matching, key=lambda network: network.prefixlen)] if matching else None
+    def match_packet(self, header: IpHeader) -> tuple[wire.CidrResource | None, bool]:
+        """Returns the resource to ask for, and whether its filters let the packet through.
+
+        Best is a resource that lets it through, then the longer prefix, then the owner of that prefix, then the larger id.
+        """
+        address = header.destination
+        covering = [
+            (
+                permits(resource.filters, header),
+                resource.address.prefixlen,
+                self.active.get(resource.address) is resource,
+                resource_id,
+            )
+            for resource_id, resource in self.resources.items()
+            if isinstance(resource, wire.CidrResource)
+            and resource_id not in self.disabled
+            and resource.address.version == address.version
+            and address in resource.address
+        ]
+        if not covering:
+            return None, False
+        is_permitted, _, _, best = max(covering)
+        resource = self.resources[best]
+        assert isinstance(resource, wire.CidrResource)
+        return resource, is_permitted
 
     def must_restart(self, resource: wire.Resource) -> bool:
         """Tells whether a resource that arrives again differs in what its traffic depends on: kind, address, sites or filters."""
@@ -70,11 +104,18 @@ class ResourceBook:
             if not isinstance(resource, wire.CidrResource) or resource_id in self.disabled:
                 continue
             owner = table.get(resource.address)
-            if owner is None or not is_connected(owner.id):
+            if owner is None or self._yields(owner, resource, is_connected):
                 table[resource.address] = resource
         changed = table != self.active
         self.active = table
         return changed
+
+    def _yields(self, owner: wire.CidrResource, other: wire.CidrResource, is_connected: Callable[[ResourceId], bool]) -> bool:
+        """Whether a prefix goes from one resource to one with a larger id. Traffic that flows stays where it is."""
+        if not is_connected(owner.id):
+            return True
+        former = self.active.get(other.address)
+        return former is not None and former.id == other.id and is_connected(other.id)
 
     def views(self) -> tuple[ResourceView, ...]:
         """Returns all resources for display: the Internet resource first, then by name and id."""
@@ -85,7 +126,7 @@ class ResourceBook:
         return tuple(
             ResourceView(
                 resource.id, resource.name, _address_text(resource), tuple(site.name for site in resource.sites),
-                self.status(resource), resource.id not in self.disabled,
+                self.status(resource), resource.id not in self.disabled, getattr(resource, "address_description", None),
             )
             for resource in ordered
         )  # fmt: skip
@@ -97,13 +138,33 @@ class ResourceBook:
             return Status.ONLINE
         return Status.OFFLINE if found and all(status is Status.OFFLINE for status in found) else Status.UNKNOWN
 
-    def set_site_status(self, sites: Iterable[SiteId], status: Status) -> bool:
-        """Returns whether anything changed."""
-        changed = False
+    def set_site_status(self, sites: Iterable[SiteId], status: Status) -> None:
+        """Notes what is known of sites, until something else is."""
         for site in sites:
-            changed = changed or self.site_status.get(site, Status.UNKNOWN) is not status
             self.site_status[site] = status
-        return changed
+            self.offline_until.pop(site, None)
+
+    def set_offline(self, sites: Iterable[SiteId], now: Instant) -> None:
+        """Notes the portal's word that sites are offline; it holds for five minutes."""
+        for site in sites:
+            self.site_status[site] = Status.OFFLINE
+            self.offline_until[site] = now + OFFLINE_FOR
+
+    def forgive_offline(self, now: Instant) -> bool:
+        """Forgets what was offline for long enough. True: something changed."""
+        forgiven = [site for site, until in self.offline_until.items() if until <= now]
+        self.set_site_status(forgiven, Status.UNKNOWN)
+        return bool(forgiven)
+
+
+def permits(filters: Iterable[Filter], header: IpHeader) -> bool:
+    """Judges a packet by a resource's filters as its gateway will; none at all permit everything."""
+    filters, port = tuple(filters), header.destination_port
+    kind = _FILTER_OF.get(header.protocol)
+    return not filters or any(
+        item.protocol == kind and (kind == "icmp" or (port is not None and item.port_range_start <= port <= item.port_range_end))
+        for item in filters
+    )
 
 
 def _essence(resource: wire.Resource) -> tuple[object, ...]:

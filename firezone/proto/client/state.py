@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, assert_never
 
 from firezone.base.errors import NoRelays, UnknownConnection
 from firezone.base.ids import ConnectionId, GatewayId, PeerRow, ResourceId, SiteId
-from firezone.base.net import PROXY_V4, PROXY_V6, SENTINEL_V4, SENTINEL_V6, TUNNEL_V4, TUNNEL_V6, Network
+from firezone.base.net import PROXY_V4, PROXY_V6, SENTINEL_V4, SENTINEL_V6, TUNNEL_V4, TUNNEL_V6, Network, covers
+from firezone.base.timing import earliest
 from firezone.kernels.types import Reason
 from firezone.proto.client.pending_flows import PendingFlows
 from firezone.proto.client.resources import ResourceBook, ResourceView, Status
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
-from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip
+from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import RelaysPresence
 
@@ -111,9 +112,9 @@ class ClientState(TunnelState):
         """Starts over after the network changed: new keys, no connections. Resources, pending intents and the TUN stay."""
         self.node.reset(now)
         self._recent.clear()
-        self._gateway_of.clear()
-        self._gateways.clear()
         self._drain_node(now)
+        for cid in list(self._gateways):
+            self._on_gone(cid, now)
         self._events.append(ReconnectPortal(self.public_key, "the network changed"))
         self._refresh(now)
 
@@ -135,7 +136,7 @@ class ClientState(TunnelState):
             case wire.FlowCreated():
                 self._create_flow(message, now)
             case wire.FlowCreationFailed():
-                self._fail_flow(message)
+                self._fail_flow(message, now)
             case wire.IceCandidates(gateway_id=gateway, candidates=lines):
                 for line in lines:
                     self.node.add_remote_candidate(ConnectionId(gateway), line, now)
@@ -173,7 +174,10 @@ class ClientState(TunnelState):
         gateway = self._gateways.get(cid) if cid is not None else None
         if cid is None or gateway is None:
             return
-        gateway.resources.pop(resource_id, None)
+        self._take_from(cid, gateway, resource_id, now)
+
+    def _take_from(self, cid: ConnectionId, gateway: GatewayOnClient, resource: ResourceId, now: Instant) -> None:
+        gateway.resources.pop(resource, None)
         if not gateway.resources:
             self.node.close_connection(cid, now)
             self.node.remove_connection(cid)
@@ -186,6 +190,7 @@ class ClientState(TunnelState):
         if resource is None or (packets := self._pending.take(resource.id)) is None:
             return
         cid = ConnectionId(message.gateway_id)
+        former_row = self.node.row_of(cid)
         try:
             self.node.upsert_connection(
                 cid,
@@ -198,7 +203,9 @@ class ClientState(TunnelState):
         except NoRelays:
             self._events.append(ReconnectPortal(self.public_key, "no address to offer to gateways"))
             return
-        self._move_to_gateway(resource.id, message, cid)
+        if self.node.row_of(cid) != former_row:
+            self._forget_authorizations(cid)
+        self._move_to_gateway(resource.id, message, cid, now)
         self._recent[message.gateway_id] = None
         self._recent.move_to_end(message.gateway_id)
         while len(self._recent) > MAX_RECENT_GATEWAYS:
@@ -207,10 +214,16 @@ class ClientState(TunnelState):
         for packet in packets:
             self._encapsulate(cid, packet, now)
 
-    def _move_to_gateway(self, resource: ResourceId, message: wire.FlowCreated, cid: ConnectionId) -> None:
-        former = self._gateway_of.get(resource)
+    def _forget_authorizations(self, cid: ConnectionId) -> None:
+        """A connection on new terms may be to a gateway that was started anew: each resource must be asked for again."""
+        self._gateway_of = {resource: at for resource, at in self._gateway_of.items() if at != cid}
+        if (gateway := self._gateways.get(cid)) is not None:
+            gateway.resources.clear()
+
+    def _move_to_gateway(self, resource: ResourceId, message: wire.FlowCreated, cid: ConnectionId, now: Instant) -> None:
+        former = self._gateway_of.pop(resource, None)
         if former is not None and former != cid and former in self._gateways:
-            self._gateways[former].resources.pop(resource, None)
+            self._take_from(former, self._gateways[former], resource, now)
         gateway = self._gateways.get(cid)
         if gateway is None:
             gateway = GatewayOnClient(message.gateway_id, message.site_id, message.gateway_ipv4, message.gateway_ipv6)
@@ -219,12 +232,12 @@ class ClientState(TunnelState):
         gateway.resources[resource] = None
         self._gateway_of[resource] = cid
 
-    def _fail_flow(self, message: wire.FlowCreationFailed) -> None:
+    def _fail_flow(self, message: wire.FlowCreationFailed, now: Instant) -> None:
         resource = self._book.resources.get(message.resource_id)
         if resource is None or message.reason != wire.OFFLINE:
             return  # What waits stays; the application's next packet asks again.
         self._pending.take(resource.id)
-        self._book.set_site_status([site.id for site in resource.sites], Status.OFFLINE)
+        self._book.set_offline([site.id for site in resource.sites], now)
 
     # packets
 
@@ -237,11 +250,15 @@ class ClientState(TunnelState):
         if gateway is not None:
             self._encapsulate(gateway, packet, now)
             return
-        resource = self._book.match(header.destination)
-        if resource is None or any(header.destination in closed for closed in FIXED_ROUTES):
+        if any(header.destination in closed for closed in FIXED_ROUTES):
+            return
+        resource, is_permitted = self._book.match_packet(header)
+        if resource is None:
             return
         cid = self._gateway_of.get(resource.id)
-        if cid is not None and self.node.row_of(cid) is not None:
+        if not is_permitted:
+            self._packets.append(prohibited(packet))
+        elif cid is not None and self.node.row_of(cid) is not None:
             self._encapsulate(cid, packet, now)
         elif self._pending.add(resource.id, packet, header, now):
             self._events.append(
@@ -276,8 +293,21 @@ class ClientState(TunnelState):
             return
         header = decode_ip(packet)
         allowed = self._allowed_sources(cid)
-        if any(header.source.version == network.version and header.source in network for network in allowed):
+        if header.destination in self._own and any(
+            header.source.version == network.version and header.source in network for network in allowed
+        ):
             self._packets.append(packet)
+
+    # time
+
+    def handle_timeout(self, now: Instant, utc: UnixTime) -> None:
+        super().handle_timeout(now, utc)
+        if self._book.forgive_offline(now):
+            self._refresh(now)
+
+    def poll_timeout(self) -> tuple[Instant, str] | None:
+        forgiven = min(self._book.offline_until.values(), default=None)
+        return earliest(self.node.poll_timeout(), None if forgiven is None else (forgiven, "forgive offline sites"))
 
     # reactions
 
@@ -313,8 +343,11 @@ class ClientState(TunnelState):
     def _sync(self) -> None:
         routes: dict[Network, PeerRow | None] = {}
         for network, resource in self._book.active.items():
+            covered = [closed for closed in FIXED_ROUTES if covers(network, closed)]
+            if any(covers(closed, network) for closed in FIXED_ROUTES):
+                continue  # Tunnel addresses are never a resource.
             cid = self._gateway_of.get(resource.id)
-            routes[network] = None if cid is None else self.node.row_of(cid)
+            routes |= {network: None if cid is None else self.node.row_of(cid)} | dict.fromkeys(covered)
         for cid, gateway in self._gateways.items():
             row = self.node.row_of(cid)
             routes |= dict.fromkeys(gateway.networks, row)

@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from firezone.base.net import TUNNEL_V4, TUNNEL_V6, Network
+from firezone.base.net import TUNNEL_V4, TUNNEL_V6, Network, covers
 from firezone.proto.updates import Rule
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader
 
@@ -54,7 +54,7 @@ def build_rules(grants: Iterable[Grant], own: Iterable[Address]) -> tuple[Rule, 
         networks |= dict.fromkeys(NOT_INTERNET)
     rules = {network: _merge(network, [grant for grant in grants if _applies(grant, network)]) for network in networks}
     for closed in CLOSED:
-        rules = {network: rule for network, rule in rules.items() if not _covers(closed, network)}
+        rules = {network: rule for network, rule in rules.items() if not covers(closed, network)}
         rules[closed] = Rule(closed)
     for address in own:
         host = ipaddress.ip_network(address)
@@ -88,15 +88,11 @@ def is_no_internet(address: Address) -> bool:
     return not closed and any(network.version == address.version and address in network for network in NOT_INTERNET)
 
 
-def _covers(wide: Network, narrow: Network) -> bool:
-    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
-
-
 def _applies(grant: Grant, network: Network) -> bool:
     """Whether a grant has a say in what is permitted towards a whole network."""
-    if grant.is_internet and any(_covers(special, network) for special in NOT_INTERNET):
+    if grant.is_internet and any(covers(special, network) for special in NOT_INTERNET):
         return False
-    return _covers(grant.network, network)
+    return covers(grant.network, network)
 
 
 def _merge(network: Network, grants: list[Grant]) -> Rule:
