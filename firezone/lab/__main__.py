@@ -30,6 +30,10 @@ Exit status: 0 it worked, 1 it did not (the report says why), 2 wrong usage."""
 @click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-lab")
 def main() -> None:
     """Portal, gateway, client and a resource on one machine, joined by a real tunnel."""
+    from firezone.lab import namespaces
+
+    if namespaces.INSIDE in os.environ:
+        namespaces.end_without_lifeline()
 
 
 @main.command()

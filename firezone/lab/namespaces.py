@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,13 @@ from typing import NoReturn
 from firezone.base.errors import ConfigError
 
 INSIDE = "FIREZONE_LAB_INSIDE"
-"""Set in the environment of the lab that runs in its own namespaces."""
+"""Set in the environment of the lab that runs in its own namespaces: the pipe whose other end the outer lab holds."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _START_TIMEOUT_S = 5.0
+_LIBC = ctypes.CDLL(None)
 
 _PROBE = """
 import fcntl, os, struct
@@ -35,7 +39,17 @@ fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"probe", 0x5001))
 
 def die_with_parent() -> None:
     """Makes the kernel kill this process when its parent dies. For `preexec_fn`."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_without_lifeline() -> None:
+    """Ends the inner lab at once when the outer one has died before the kernel knew that the two belong together.
+
+    A parent that dies between fork and prctl sends no signal; but its end of the pipe is closed by then, which is seen here.
+    """
+    descriptor = int(os.environ[INSIDE])
+    if select.select([descriptor], [], [], 0)[0]:
+        os._exit(128 + signal.SIGKILL)
 
 
 def unshare_command() -> list[str]:
@@ -66,17 +80,27 @@ def what_is_missing() -> str | None:
 def enter(arguments: list[str]) -> NoReturn:
     """Runs the lab with these arguments in fresh namespaces and exits with its status. Signals end all of it."""
     command = [*unshare_command(), sys.executable, "-m", "firezone.lab", *arguments]
-    inner = subprocess.Popen(command, env={**os.environ, INSIDE: "1"}, preexec_fn=die_with_parent)
+    lifeline, _held = os.pipe()
+    inner = subprocess.Popen(
+        command, env={**os.environ, INSIDE: str(lifeline)}, preexec_fn=die_with_parent, pass_fds=[lifeline]
+    )  # fmt: skip
+
+    # What unshare leaves when it is killed becomes our child, so that we can wait until the kernel has torn all of it down.
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def end(number: int, _: object) -> None:
-        # Not inner.kill() and wait(): this may run inside the wait below, which holds a lock that does not nest.
-        os.kill(inner.pid, signal.SIGKILL)
+        for again in _ENDING:
+            signal.signal(again, signal.SIG_IGN)
+        # Not Popen's own methods: the wait that this signal has interrupted holds their lock.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(inner.pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(inner.pid, 0)
-        print("lab ended by a signal; nothing of it is left", file=sys.stderr)
+            while True:
+                os.wait()
+        os.write(2, b"The lab was ended by a signal; nothing of it is left.\n")
         os._exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, end)
     sys.exit(inner.wait())
 

@@ -56,10 +56,11 @@ class Report:
     def print_to(self, console: Console) -> None:
         """Prints the report as a table."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title="Firezone lab: " + ("it works" if self.ok else "it does not work"), show_header=False)
         for name, text in self._rows():
-            table.add_row(name, text)
+            table.add_row(name, Text(text, overflow="fold"))
         console.print(table)
         for error in self.errors:
             console.print(f"[red]error:[/red] {error}", highlight=False)

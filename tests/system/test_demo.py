@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def lab(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+def lab(
+    *arguments: str, timeout: float = 120.0, stdin: str = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "firezone.lab", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+        [sys.executable, "-m", "firezone.lab", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,
+        input=stdin, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
 
 
 def check_members(report: dict[str, Any]) -> None:
@@ -48,8 +52,9 @@ def test_demo_fetches_a_page_through_the_tunnel_and_says_so_in_json(tmp_path: Pa
 def test_report_for_people_names_path_and_logs(tmp_path: Path) -> None:
     done = lab("demo", "--seconds", "1", "--logs", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("it works", "direct, over", "Gbit/s", "s per GB", "round trip"):
+    for word in ("it works", "direct, over", "Gbit/s", "s per GB", "round trip", tmp_path.name):
         assert word in done.stdout
+    assert "throughput up" in done.stderr  # long steps show progress
 
 
 def test_memory_mode_checks_every_packet_and_names_itself(tmp_path: Path) -> None:
@@ -74,6 +79,25 @@ def test_refused_namespaces_are_told_in_one_sentence(tmp_path: Path) -> None:
     assert "No full lab: namespaces are refused here" in done.stderr
     assert "would allow the full lab" in done.stderr
     assert json.loads(done.stdout)["mode"].startswith("memory")
+
+
+@pytest.mark.root
+def test_demo_that_fails_names_the_program_and_quotes_its_log(tmp_path: Path) -> None:
+    done = lab("demo", "--json", "--logs", str(tmp_path), environment={"HEALTH_CHECK_ADDR": "nonsense"})
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"]) == (1, False)
+    assert f"The gateway ended with status 2. Its log is {tmp_path}/gateway.log" in report["errors"][0]
+    assert "nonsense" in report["errors"][0]
+
+
+@pytest.mark.root
+def test_up_opens_a_shell_in_the_clients_network(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m firezone.lab.fetch 10.20.0.2 80 10; ip -br address show tun-firezone\n"
+    done = lab("up", "--logs", str(tmp_path), stdin=script, environment={"SHELL": "/bin/sh"})
+    assert done.returncode == 0, done.stderr
+    assert "Hello from the resource" in done.stdout
+    assert "tun-firezone" in done.stdout
+    assert str(tmp_path) in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""However the demo ends, nothing of it is left: no process, no interface, no namespace, no firewall table."""
+"""However the lab ends, nothing of it is left: no process, namespace, interface, firewall rule or file."""
 
 from __future__ import annotations
 
@@ -12,67 +12,59 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.lab import ROOT
+from tests.harness.leftovers import Watch
 
 pytestmark = pytest.mark.root
 
-MARK = "FIREZONE_LEAVES_NOTHING"
-SETTLE_S = 3.0
+SEED = int(os.environ.get("FIREZONE_TEST_SEED", time.time_ns() % 100_000))
+LONGEST_S = 7.0
+"""Past the start of every program and into the transfers, which last longer."""
+MOMENTS = 2
+COMMAND = [sys.executable, "-m", "firezone.lab"]
 
 
-def marked_processes(value: str) -> list[int]:
-    """Returns the processes that carry our mark in their environment, zombies left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if f"{MARK}={value}".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+def start(watch: Watch, logs: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    with (logs / "output").open("wb") as output:
+        return subprocess.Popen(
+            [*COMMAND, *arguments, "--logs", str(logs)], env=watch.environment, stdout=output, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
 
 
-def host_state() -> tuple[str, ...]:
-    """Returns what the demo could leave on the host: links, rules, firewall, mounts."""
-    commands = (["ip", "-o", "link"], ["ip", "rule"], ["nft", "list", "ruleset"], ["cat", "/proc/self/mounts"], ["ip", "netns"])
-    return tuple(subprocess.run(command, capture_output=True, text=True, check=False).stdout for command in commands)
-
-
-@pytest.mark.parametrize(
-    ("number", "to_group"),
-    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGHUP, False)],
-    ids=["ctrl-c", "sigterm", "sigkill", "sighup"],
-)
-def test_nothing_is_left_when_the_demo_is_ended_at_a_random_moment(number: signal.Signals, to_group: bool, tmp_path: Path) -> None:
-    before = host_state()
-    value = f"{os.getpid()}-{random.randrange(1 << 32)}"
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "firezone.lab", "demo", "--seconds", "2", "--logs", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, MARK: value}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    moment = random.uniform(0.2, 6.0)
-    time.sleep(moment)
-    if to_group:
-        os.killpg(demo.pid, number)
+@pytest.mark.parametrize("turn", range(MOMENTS))
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL", "SIGHUP"])
+def test_lab_killed_at_a_random_moment_leaves_nothing(name: str, turn: int, tmp_path: Path) -> None:
+    # One early moment, while namespaces are being made, and later ones.
+    moment = random.Random(f"{SEED} {name} {turn}").uniform(0.0, 1.2 if turn == 0 else LONGEST_S)
+    print(f"FIREZONE_TEST_SEED={SEED}: {name} after {moment:.3f} s")
+    watch = Watch()
+    lab = start(watch, tmp_path, "demo", "--seconds", "20")
+    watch.sample(moment)
+    if name == "SIGINT":
+        os.killpg(lab.pid, signal.SIGINT)  # as a terminal does: to everybody in the foreground
     else:
-        demo.send_signal(number)
-    demo.wait(timeout=10)
-    deadline = time.monotonic() + SETTLE_S
-    while (left := marked_processes(value)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == [], f"ended after {moment:.2f} s, these processes are left: {left}"
-    assert host_state() == before
+        lab.send_signal(signal.Signals[name])
+    lab.wait(10)
+    watch.assert_nothing_left()
+    assert b"Traceback" not in (tmp_path / "output").read_bytes() or moment < 1.0
 
 
-def test_nothing_is_left_when_the_demo_ends_by_itself(tmp_path: Path) -> None:
-    before = host_state()
-    value = f"{os.getpid()}-end"
-    done = subprocess.run(
-        [sys.executable, "-m", "firezone.lab", "demo", "--seconds", "1", "--logs", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, MARK: value}, capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert marked_processes(value) == []
-    assert host_state() == before
+def test_lab_whose_inner_process_is_killed_leaves_nothing_and_says_it_failed(tmp_path: Path) -> None:
+    watch = Watch()
+    lab = start(watch, tmp_path, "demo", "--seconds", "20")
+    watch.sample(3.0)
+    inner = [pid for pid, command in watch.processes().items() if command.startswith("unshare --fork")]
+    assert len(inner) == 1
+    os.kill(inner[0], signal.SIGKILL)
+    assert lab.wait(10) != 0
+    watch.assert_nothing_left()
+
+
+def test_lab_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
+    watch = Watch()
+    lab = start(watch, tmp_path, "demo", "--seconds", "1")
+    while lab.poll() is None:
+        watch.sample(0.2)
+    assert lab.returncode == 0, (tmp_path / "output").read_text()
+    assert len([name for name in watch.namespaces if name.startswith("net:")]) >= 5
+    watch.assert_nothing_left()
