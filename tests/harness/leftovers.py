@@ -65,7 +65,8 @@ class Watch:
         assert left == {}
         assert held(self.namespaces) == set()
         after = machine()
-        assert {name: after[name] - self.before[name] for name in after} == {name: set() for name in after}
+        new = {name: sorted(after[name] - self.before[name]) for name in after if after[name] - self.before[name]}
+        assert new == {}, f"left on the machine: {new}"
 
 
 def machine() -> dict[str, set[str]]:
