@@ -72,7 +72,9 @@ def _create(path: Path) -> str:
         temporary.chmod(_FILE_MODE)
         if path.exists():
             path.unlink()  # Only an empty file gets here.
-        os.link(temporary, path)
+        _place(temporary, path)
+    except FileExistsError:
+        return load_device_id(path)  # Another program was first.
     except OSError as error:
         raise ConfigError(
             f"The device id cannot be stored in {path}: {error.strerror}. Run as root, or give one with --firezone-id."
@@ -81,6 +83,17 @@ def _create(path: Path) -> str:
         temporary.unlink(missing_ok=True)
     _set_modes(path)
     return device_id
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Gives a complete file its name, never replacing another. Some file systems (ZFS, FAT) have no hard links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(temporary.read_text(encoding="utf-8"))
 
 
 def _set_modes(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The client's token: from the environment, or from a file that only root can read."""
+"""The token: from the environment, from the service manager's credentials, or from a file that only root can read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import structlog
 
 from firezone.base.errors import ConfigError
+from firezone.base.log import conceal
 from firezone.base.secret import SecretText
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_TOKEN_PATH = Path("/etc/dev.firezone.client/token")
+_CREDENTIAL = "FIREZONE_TOKEN"
+"""Name of the credential (`LoadCredential=` of a systemd unit)."""
 _FORBIDDEN_MODE = 0o177
 
 
@@ -21,18 +23,24 @@ def take_environment_token() -> str | None:
     return os.environ.pop("FIREZONE_TOKEN", None)
 
 
-def client_token(from_environment: str | None, path: Path) -> SecretText:
-    """Returns the token.
+def find_token(given: str | None, path: Path) -> SecretText:
+    """Returns the token: as given, else the service manager's credential, else from the file. White space around it goes.
 
     Raises: ConfigError when there is none, or when others could read or replace the file.
     """
-    if from_environment is not None and from_environment.strip():
-        return SecretText(from_environment.strip())
-    text = _read_file(path)
-    if text is None:
+    text = (given or "").strip() or _read_credential() or _read_file(path)
+    if not text:
         raise ConfigError(f"There is no token: neither $FIREZONE_TOKEN nor {path} has one. Get one from your portal.")
-    log.info("token loaded from file", path=str(path))
+    conceal(text)
     return SecretText(text)
+
+
+def _read_credential() -> str | None:
+    """Reads what systemd keeps for this unit alone; it vouches for the modes."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    return _read(Path(directory, _CREDENTIAL))
 
 
 def _read_file(path: Path) -> str | None:
@@ -46,11 +54,18 @@ def _read_file(path: Path) -> str | None:
         raise ConfigError(f"The token file {path} must belong to the root group, not to gid {status.st_gid}.")
     if status.st_mode & _FORBIDDEN_MODE:
         raise ConfigError(f"The token file {path} has mode 0o{status.st_mode & 0o777:o}; it must be 0o400 or 0o600.")
+    return _read(path)
+
+
+def _read(path: Path) -> str | None:
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode().strip()
     except UnicodeDecodeError as error:
         raise ConfigError(f"The token file {path} is not UTF-8 text.") from error
     except OSError as error:
-        log.info("the token file cannot be read", path=str(path), error=error.strerror)
+        if not isinstance(error, FileNotFoundError):
+            log.info("the token file cannot be read", path=str(path), error=error.strerror)
         return None
-    return text.strip() or None
+    if text:
+        log.info("token loaded from file", path=str(path))
+    return text or None

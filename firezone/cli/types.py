@@ -1,4 +1,4 @@
-"""Option types with the rules of Firezone's programs: option, then variable, then default; an empty variable counts as given."""
+"""Option types with the spellings of Firezone's programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _UNITS = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "secs": 1, "m": 60, "min": 60, "mins": 60, "h": 3600, "hr": 3600,
     "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800, "weeks": 604800,
 }  # fmt: skip
-_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+_DNS_METHODS = {"systemd-resolved", "etc-resolv-conf"}
+"""Methods of the original that this version does not have."""
 
 
 class Duration(click.ParamType[Instant]):
@@ -28,22 +29,6 @@ class Duration(click.ParamType[Instant]):
         return seconds(sum(int(number) * _UNITS[unit] for number, unit in parts))
 
 
-class Flag(click.ParamType[bool]):
-    """A switch's environment variable: true or false; also 1/0, yes/no, on/off. Empty is an error."""
-
-    name = "flag"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        if isinstance(value, bool):
-            return value
-        word = value.lower()
-        if word in _TRUE:
-            return True
-        if word in _FALSE:
-            return False
-        return bool(self.fail(f"{value!r} is neither true nor false.", param, ctx))
-
-
 class ApiUrl(click.ParamType[str]):
     """An absolute ws, wss, http or https URL."""
 
@@ -52,6 +37,19 @@ class ApiUrl(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not re.match(r"(wss?|https?)://[^/\s]+", value):
             self.fail(f"{value!r} is no portal URL. Write for example wss://api.firezone.dev.", param, ctx)
+        return str(value)
+
+
+class DnsControl(click.ParamType[str]):
+    """How the machine's DNS is set. Only `disabled` so far; the original's other methods get a reason, not a riddle."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in _DNS_METHODS:
+            self.fail(f"{value} is not built yet: this version leaves the machine's DNS alone. Use disabled.", param, ctx)
+        if value != "disabled":
+            self.fail(f"{value!r} is no DNS method. This version has one: disabled.", param, ctx)
         return str(value)
 
 

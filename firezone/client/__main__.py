@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 import firezone
-from firezone.cli.types import ApiUrl, Duration, Flag
+from firezone.cli.options import Option
+from firezone.cli.types import ApiUrl, DnsControl, Duration
 
 DEFAULT_API_URL = "wss://api.firezone.dev/"
 
@@ -19,33 +20,36 @@ Examples:
 The token is read from $FIREZONE_TOKEN or from the token file, never from the command line, which every user can read.
 Signals: SIGTERM and SIGINT end the client, SIGHUP makes it reconnect, SIGUSR2 writes counters to $FIREZONE_COUNTERS_FILE.
 Variables: RUST_LOG filters the log (info,firezone.proto=debug), FIREZONE_UDP_SEND_BUFFER_SIZE and
-FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes.
+FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-headless-client")
 @click.argument("mode", required=False, type=click.Choice(["standalone"]), metavar="[standalone]")
-@click.option("-u", "--api-url", envvar="FIREZONE_API_URL", type=ApiUrl(), default=DEFAULT_API_URL, show_default=True,
-              help="The portal.")  # fmt: skip
-@click.option("--token-path", envvar="FIREZONE_TOKEN_PATH", type=click.Path(path_type=Path),
+@click.option("-u", "--api-url", cls=Option, envvar="FIREZONE_API_URL", type=ApiUrl(), default=DEFAULT_API_URL,
+              show_default=True, help="The portal.")  # fmt: skip
+@click.option("--token-path", cls=Option, envvar="FIREZONE_TOKEN_PATH", type=click.Path(path_type=Path),
               default=Path("/etc/dev.firezone.client/token"), show_default=True,
               help="File with the token: owned by root, mode 0400 or 0600.")  # fmt: skip
-@click.option("-i", "--firezone-id", envvar="FIREZONE_ID", help="Identity of this device. [default: kept in a file]")
-@click.option("--firezone-name", envvar="FIREZONE_NAME", help="Name shown in the portal. [default: the host name]")
-@click.option("-l", "--log-dir", envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
+@click.option("-i", "--firezone-id", cls=Option, envvar="FIREZONE_ID", empty_is_unset=True,
+              help="Identity of this device. [default: kept in a file]")  # fmt: skip
+@click.option("--firezone-name", cls=Option, envvar="FIREZONE_NAME", help="Name shown in the portal. [default: the host name]")
+@click.option("-l", "--log-dir", cls=Option, envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
               help="Also log to a file of JSON lines in this directory.")  # fmt: skip
-@click.option("--log-format", envvar="LOG_FORMAT", type=click.Choice(["human", "json", "google-cloud"]), default="human",
-              show_default=True, help="Format of the log on stdout.")  # fmt: skip
-@click.option("-m", "--max-partition-time", envvar="MAX_PARTITION_TIME", type=Duration(),
-              help="Give up after this long without the portal, for example 30m. [default: never]")  # fmt: skip
-@click.option("--dns-control", envvar="FIREZONE_DNS_CONTROL", type=click.Choice(["disabled"]), default="disabled",
-              show_default=True, help="How the machine's DNS is set. This version leaves it alone.")  # fmt: skip
-@click.option("--reader-threads", envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]), default="auto",
-              show_default=True, help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
-@click.option("--ca-file", envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--log-format", cls=Option, envvar=["LOG_FORMAT", "FIREZONE_LOG_FORMAT"], empty_is_unset=True,
+              type=click.Choice(["human", "json", "google-cloud"]), default="human", show_default=True,
+              help="Format of the log on stdout.")  # fmt: skip
+@click.option("-m", "--max-partition-time", cls=Option, envvar=["MAX_PARTITION_TIME", "FIREZONE_MAX_PARTITION_TIME"],
+              type=Duration(), help="Give up after this long without the portal, for example 30m. [default: never]")  # fmt: skip
+@click.option("--dns-control", cls=Option, envvar="FIREZONE_DNS_CONTROL", type=DnsControl(), default="disabled", show_default=True,
+              help="How the machine's DNS is set. This version leaves it alone: disabled.")  # fmt: skip
+@click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
+              default="auto", show_default=True,
+              help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
-@click.option("--inc-buf", envvar="FIREZONE_INC_BUF", is_flag=True, type=Flag(),
+@click.option("--inc-buf", cls=Option, envvar="FIREZONE_INC_BUF", is_flag=True,
               help="Raise the kernel's ceilings for socket buffers.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Check the configuration and exit: 0 when it is fine, 1 when not.")
 @click.option("--exit", "exit_after_setup", is_flag=True, help="Exit with 0 once the tunnel is configured.")
@@ -60,12 +64,13 @@ def main(
 
     from_environment = token.take_environment_token()
     try:
-        _set_up_logging(log_dir, log_format)
-        device_id = firezone_id if firezone_id is not None else identity.load_device_id(identity.CLIENT_ID_FILE)
-        secret = token.client_token(from_environment, token_path)
+        start.start_logging("firezone.client", file_base="firezone-headless-client", directory=log_dir, log_format=log_format)
+        device_id = firezone_id or identity.load_device_id(identity.CLIENT_ID_FILE)
+        secret = token.find_token(from_environment, token_path)
     except ConfigError as error:
         start.fail("", error)
 
+    from firezone.loop.client import client_login_url, run_client
     from firezone.loop.config import ClientConfig
 
     config = ClientConfig(
@@ -74,24 +79,14 @@ def main(
         exit_after_setup=exit_after_setup, reader_threads=reader_threads, device_serial=identity.smbios_value("product_serial"),
         device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip
-    from firezone.loop.client import run_client
-
+    try:
+        client_login_url(config)
+    except ConfigError as error:
+        start.fail("", error)
     if check:
         click.echo("The configuration is fine.")
         return
     start.run_program(run_client(config), prefix="Firezone disconnected")
-
-
-def _set_up_logging(directory: Path | None, log_format: str) -> None:
-    import os
-    import platform
-
-    import structlog
-
-    from firezone.base.log import set_up_logging
-
-    set_up_logging(os.environ.get("RUST_LOG"), file_base="firezone-headless-client", directory=directory, log_format=log_format)
-    structlog.get_logger("firezone.client").info("starting", arch=platform.machine(), version=firezone.__version__)
 
 
 if __name__ == "__main__":

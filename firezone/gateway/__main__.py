@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 import firezone
-from firezone.cli.types import ApiUrl, Duration, Flag, HostPort
+from firezone.cli.options import Option
+from firezone.cli.types import ApiUrl, Duration, HostPort
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -16,57 +17,64 @@ Examples:
   FIREZONE_TOKEN=... python -m firezone.gateway --api-url ws://portal.example:8081
   FIREZONE_TOKEN=... python -m firezone.gateway --masquerade 'e*' --masquerade bond0
 \b
+The token is TOKEN, $FIREZONE_TOKEN, the file FIREZONE_TOKEN in systemd's $CREDENTIALS_DIRECTORY, or the token file.
 The gateway switches IP forwarding on and keeps one nftables table (firezone_gateway), which it removes at the end.
 Signals: SIGTERM and SIGINT say goodbye to every client and end the gateway, SIGUSR2 writes counters to
 $FIREZONE_COUNTERS_FILE. Variables: RUST_LOG filters the log, FIREZONE_UDP_SEND_BUFFER_SIZE and
-FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes.
+FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-gateway")
 @click.argument("token", required=False)
-@click.option("-u", "--api-url", envvar="FIREZONE_API_URL", type=ApiUrl(), default=DEFAULT_API_URL, show_default=True,
+@click.option("-u", "--api-url", cls=Option, envvar="FIREZONE_API_URL", type=ApiUrl(), default=DEFAULT_API_URL, show_default=True,
               help="The portal.")  # fmt: skip
-@click.option("-i", "--firezone-id", envvar="FIREZONE_ID", help="Identity of this gateway. [default: kept in a file]")
-@click.option("-n", "--firezone-name", envvar="FIREZONE_NAME", help="Name shown in the portal. [default: the host name]")
-@click.option("-l", "--log-dir", envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
+@click.option("--token-path", cls=Option, envvar="FIREZONE_TOKEN_PATH", type=click.Path(path_type=Path),
+              default=Path("/etc/firezone/gateway-token"), show_default=True,
+              help="File with the token: owned by root, mode 0400 or 0600.")  # fmt: skip
+@click.option("-i", "--firezone-id", cls=Option, envvar="FIREZONE_ID", empty_is_unset=True,
+              help="Identity of this gateway. [default: kept in a file]")  # fmt: skip
+@click.option("-n", "--firezone-name", cls=Option, envvar="FIREZONE_NAME",
+              help="Name shown in the portal. [default: the host name]")  # fmt: skip
+@click.option("-l", "--log-dir", cls=Option, envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
               help="Also log to a file of JSON lines in this directory.")  # fmt: skip
-@click.option("--log-format", envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], default="human", show_default=True,
-              type=click.Choice(["human", "json", "google-cloud"]), help="Format of the log on stdout.")  # fmt: skip
-@click.option("-m", "--max-partition-time", envvar="FIREZONE_MAX_PARTITION_TIME", type=Duration(), default="24h",
+@click.option("--log-format", cls=Option, envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], empty_is_unset=True, default="human",
+              show_default=True, type=click.Choice(["human", "json", "google-cloud"]),
+              help="Format of the log on stdout.")  # fmt: skip
+@click.option("-m", "--max-partition-time", cls=Option, envvar="FIREZONE_MAX_PARTITION_TIME", type=Duration(), default="24h",
               show_default=True, help="Give up after this long without the portal.")  # fmt: skip
-@click.option("--health-check-addr", envvar="HEALTH_CHECK_ADDR", type=HostPort(), default="0.0.0.0:8080", show_default=True,
-              help="Where GET /healthz and /readyz are answered.")  # fmt: skip
+@click.option("--health-check-addr", cls=Option, envvar="HEALTH_CHECK_ADDR", type=HostPort(), default="0.0.0.0:8080",
+              show_default=True, help="Where GET /healthz and /readyz are answered.")  # fmt: skip
 @click.option("--masquerade", multiple=True, metavar="PATTERN",
               help="Masquerade traffic that leaves by these interfaces (e*). [default: all but the tunnel]")  # fmt: skip
 @click.option("--no-firewall", is_flag=True, help="Leave forwarding and masquerade to the administrator.")
-@click.option("--reader-threads", envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]), default="auto",
-              show_default=True, help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
-@click.option("--ca-file", envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
+              default="auto", show_default=True,
+              help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
-@click.option("--no-inc-buf", envvar="FIREZONE_NO_INC_BUF", is_flag=True, type=Flag(),
+@click.option("--no-inc-buf", cls=Option, envvar="FIREZONE_NO_INC_BUF", is_flag=True,
               help="Do not raise the kernel's ceilings for socket buffers.")  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Start without checking for root or CAP_NET_ADMIN.")
 def main(
-    token: str | None, api_url: str, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None, log_format: str,
-    max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
+    token: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
+    log_format: str, max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
     ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str,
 ) -> None:  # fmt: skip
     """Lets clients reach the resources of this site. TOKEN is better given as $FIREZONE_TOKEN: command lines are public."""
     from firezone.base.errors import ConfigError
-    from firezone.base.secret import SecretText
     from firezone.cli import identity, start
-    from firezone.cli.token import take_environment_token
+    from firezone.cli.token import find_token, take_environment_token
 
     from_environment = take_environment_token()
-    secret = token or from_environment
-    if not secret:
-        raise click.UsageError("A token is required: set FIREZONE_TOKEN to the gateway token that your portal gave you.")
     try:
         if not no_check:
             _check_permissions()
-        _set_up_logging(log_dir, log_format, from_command_line=token is not None)
+        log = start.start_logging("firezone.gateway", file_base="firezone-gateway", directory=log_dir, log_format=log_format)
+        if token is not None:
+            log.warning("the token was given on the command line, where every user of this machine can read it")
+        secret = find_token(token or from_environment, token_path)
         device_id = firezone_id or identity.load_device_id(identity.GATEWAY_ID_FILE)
     except ConfigError as error:
         start.fail("", error)
@@ -75,7 +83,7 @@ def main(
     from firezone.loop.gateway import run_gateway
 
     config = GatewayConfig(
-        api_url=api_url, token=SecretText(secret), device_id=device_id, name=identity.device_name(firezone_name),
+        api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
         health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
         reader_threads=reader_threads,
@@ -99,21 +107,6 @@ def _check_permissions() -> None:
         "The gateway creates a network interface, which takes root or the capability CAP_NET_ADMIN.\n"
         "Run it as root, give its service AmbientCapabilities=CAP_NET_ADMIN, or skip this check with --no-check."
     )
-
-
-def _set_up_logging(directory: Path | None, log_format: str, *, from_command_line: bool) -> None:
-    import os
-    import platform
-
-    import structlog
-
-    from firezone.base.log import set_up_logging
-
-    set_up_logging(os.environ.get("RUST_LOG"), file_base="firezone-gateway", directory=directory, log_format=log_format)
-    log = structlog.get_logger("firezone.gateway")
-    log.info("starting", arch=platform.machine(), os=platform.system(), version=firezone.__version__)
-    if from_command_line:
-        log.warning("the token was given on the command line, where every user of this machine can read it; use FIREZONE_TOKEN")
 
 
 if __name__ == "__main__":

@@ -38,11 +38,7 @@ class ClientProgram(TunnelProgram[ClientState]):
         self._newest: TunConfig | None = None
 
     def login_url(self) -> LoginUrl:
-        config = self.config
-        return LoginUrl.client(
-            config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name,
-            device_serial=config.device_serial, device_uuid=config.device_uuid,
-        )  # fmt: skip
+        return client_login_url(self.config)
 
     async def prepare(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, "SIGHUP")
@@ -71,6 +67,14 @@ class ClientProgram(TunnelProgram[ClientState]):
                 notify_ready()
                 if self.config.exit_after_setup:
                     self.stop()
+
+
+def client_login_url(config: ClientConfig) -> LoginUrl:
+    """Returns where a client logs in. Raises ConfigError for a portal URL that is none."""
+    return LoginUrl.client(
+        config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name,
+        device_serial=config.device_serial, device_uuid=config.device_uuid,
+    )  # fmt: skip
 
 
 async def run_client(config: ClientConfig) -> None:

@@ -10,6 +10,7 @@ import structlog
 from firezone.base.net import TUNNEL_V4, TUNNEL_V6
 from firezone.io.firewall import set_up_forwarding, take_down_forwarding
 from firezone.io.health import HealthServer
+from firezone.io.service_manager import notify_ready
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
 from firezone.proto.gateway.state import AccessChanged, GatewayState, GatewayTunConfig
@@ -58,7 +59,9 @@ class GatewayProgram(TunnelProgram[GatewayState]):
                     await self.netlink.set_addresses([ipv4, ipv6])
                     await self.netlink.set_routes([TUNNEL_V4, TUNNEL_V6])
                 log.info("tunnel configured", ipv4=ipv4, ipv6=ipv6)
-                self.ready.set()
+                if not self.ready.is_set():
+                    self.ready.set()
+                    notify_ready()
             case AccessChanged(client, resource, what):
                 log.info(f"access {what}", client=client, resource=resource)
             case _:
