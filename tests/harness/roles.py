@@ -13,7 +13,7 @@ import hashlib
 import heapq
 import ipaddress
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,6 +92,7 @@ class Member:
         self.life += 1
         self.tables = Tables()
         self.tun = MemoryTun()
+        self.tun.coalesce = False  # One packet in is one packet out; joining has tests of its own.
         clock = self.world.clock
         rng = SeededRng(f"{self.id} {self.life}".encode())
         self.machine: Any = self.state_class(store=self.tables.sessions, rng=rng, now=clock.time, utc=clock.utc())  # type: ignore[call-arg]
@@ -317,12 +318,19 @@ class ScriptedPortal:
             case gateway_wire.FlowAuthorized(ref=ref):
                 self._finish_flow(member, ref)
             case client_wire.BroadcastIceCandidates(gateway_ids=ids, candidates=lines):
-                for gateway in ids:
-                    said = gateway_wire.IceCandidates(client_id=ClientId(member.id), candidates=lines)
-                    self.say(self.members.get(gateway), said)
+                self._forward(ids, gateway_wire.IceCandidates(client_id=ClientId(member.id), candidates=lines))
+            case client_wire.BroadcastInvalidatedIceCandidates(gateway_ids=ids, candidates=lines):
+                self._forward(ids, gateway_wire.InvalidateIceCandidates(client_id=ClientId(member.id), candidates=lines))
             case gateway_wire.BroadcastIceCandidates(client_ids=ids, candidates=lines):
-                for client in ids:
-                    self.say(self.members.get(client), client_wire.IceCandidates(gateway_id=GatewayId(member.id), candidates=lines))
+                self._forward(ids, client_wire.IceCandidates(gateway_id=GatewayId(member.id), candidates=lines))
+            case gateway_wire.BroadcastInvalidatedIceCandidates(client_ids=ids, candidates=lines):
+                self._forward(ids, client_wire.InvalidateIceCandidates(gateway_id=GatewayId(member.id), candidates=lines))
+            case _:
+                raise AssertionError(f"nobody expects {message}")
+
+    def _forward(self, ids: Iterable[str], message: object) -> None:
+        for number in ids:
+            self.say(self.members.get(number), message)
 
     def _create_flow(self, client: Member, resource_id: str) -> None:
         resource = self.resources.get(resource_id)
@@ -424,13 +432,11 @@ class World:
     def pump(self) -> None:
         """Ticks everybody until nobody has anything more to do at this moment."""
         for _ in range(1000):
-            busy = False
-            for member in self.members:
-                if member.is_alive and (member.engine.tick() or not member.engine.sleeps()):
-                    busy = True
-                if member.is_alive:
-                    member.report()
-            if not busy and not any(self._is_due(member) for member in self.members):
+            alive = [member for member in self.members if member.is_alive]
+            more = [member.engine.tick() for member in alive]
+            for member in alive:
+                member.report()
+            if not any(more) and all(member.engine.sleeps() and not self._is_due(member) for member in alive):
                 return
         raise AssertionError("time stands still")
 
