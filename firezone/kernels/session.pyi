@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from firezone.base.ids import PeerRow, SessionSlot
 from firezone.base.net import Endpoint
 from firezone.kernels.batch import PacketBatch
+from firezone.kernels.types import ACTIVITY as ACTIVITY
 
 REPLAY_WINDOW: int
 REJECT_AFTER_MESSAGES: int
