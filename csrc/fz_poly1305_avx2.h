@@ -167,8 +167,7 @@ static void finish(uint64_t h[5], const uint8_t *pad, uint8_t tag[16]) {
     h[0] += (h[4] >> 26) * 5;
     h[4] &= m26;
   }
-  h[1] += h[0] >> 26;
-  h[0] &= m26;
+  /* Limb 0 is below 2^26 too: the second pass carries out of limb 4 only when limb 0 has just wrapped to next to nothing. */
   uint64_t g[5], over = 5;
   for (int i = 0; i < 5; i++) {
     g[i] = h[i] + over;

@@ -354,6 +354,16 @@ def test_a_message_twice_in_one_batch_is_taken_once() -> None:
     assert outcomes(batch) == [FORWARD, dropped(Reason.REPLAYED)]
 
 
+def test_a_replay_is_refused_before_it_is_decrypted() -> None:
+    """Whoever repeats old messages costs a look-up each, not a decryption."""
+    table = SessionTable()
+    one_session(table)
+    table.open_batch(batch_of([message(0x100, 5, b"packet")]), 0)
+    batch = batch_of([message(0x100, 5, b"packet")])
+    assert table.open_batch(batch, 0) == 0
+    assert raw_bytes(batch, 0) == message(0x100, 5, b"packet")
+
+
 def test_a_forged_message_does_not_use_up_its_counter() -> None:
     table = SessionTable()
     one_session(table)
