@@ -126,7 +126,7 @@ class WireGuardGo(Contender):
 
 def prepare(topology: Topology) -> None:
     """Lets the gateway's namespace forward and the resource answer, as the gateway program would."""
-    topology.gateway.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    topology.gateway.switch_on("net/ipv4/ip_forward")
     topology.resource.run("ip", "route", "add", "default", "via", "10.20.0.1")
 
 

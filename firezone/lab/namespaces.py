@@ -146,6 +146,10 @@ class Namespace:
             if line.strip():
                 self.run(*line.split())
 
+    def switch_on(self, sysctl: str) -> None:
+        """Writes 1 to a file below /proc/sys; those of `net` belong to the namespace of whoever opens them."""
+        self.run("sh", "-c", f"echo 1 >/proc/sys/{sysctl}")
+
     def close(self) -> None:
         self.holder.kill()
         self.holder.wait()

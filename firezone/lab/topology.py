@@ -69,11 +69,11 @@ class Topology:
         """)
 
     def _build_client_side(self) -> None:
+        self.router.switch_on("net/ipv4/ip_forward")
         self.router.run_lines(f"""
             ip link add lan type veth peer name eth0 netns {self.client.holder.pid}
             ip addr add 192.168.50.1/24 dev lan
             ip link set lan up
-            sysctl -qw net.ipv4.ip_forward=1
             nft add table ip nat
             nft add chain ip nat postrouting {{ type nat hook postrouting priority 100 ; }}
             nft add rule ip nat postrouting oifname wan masquerade
