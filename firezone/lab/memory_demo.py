@@ -19,7 +19,7 @@ from firezone.base.log import set_up_logging
 from firezone.base.secret import SecretText
 from firezone.io.entropy import SystemRng
 from firezone.lab.namespaces import die_with_parent
-from firezone.lab.programs import python
+from firezone.lab.programs import end, python
 from firezone.lab.report import Report
 from firezone.lab.traffic import packets
 from firezone.loop.client import ClientProgram
@@ -62,8 +62,7 @@ def run_memory_demo(logs: Path, seconds: float, progress: Callable[[str], None])
         report.errors.append(str(error) or "a step took too long")
     finally:
         if portal is not None:
-            portal.terminate()
-            portal.wait()
+            end(portal)
         programs_log.close()
     return report
 

@@ -81,12 +81,7 @@ class Program:
 
     def stop(self, timeout: float = 5.0) -> None:
         """Ends the program orderly, or not when it takes too long."""
-        self.process.terminate()
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, timeout)
 
     def kill(self) -> None:
         """Ends the program as a crash would."""
@@ -99,6 +94,16 @@ class Program:
         if match is None and self.process.poll() is not None:
             raise ConfigError(f"The {self.name} ended with status {self.process.poll()}. {self.quote()}")
         return match[0] if match else None
+
+
+def end(process: subprocess.Popen[bytes], timeout: float = 5.0) -> None:
+    """Ends a process orderly, or not when it takes too long."""
+    process.terminate()
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_until(condition: Callable[[], Any], *, timeout: float) -> Any:

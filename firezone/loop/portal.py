@@ -145,8 +145,10 @@ class PortalServer:
             self._wake.clear()
             deadline = self._service.poll_timeout()
             timeout = None if deadline is None else max(0.0, (deadline[0] - self._clock()) / SECOND)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what it waits for.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     async def _watch(self) -> None:
         while True:

@@ -157,8 +157,10 @@ class PortalConnection:
     async def _sleep(self) -> None:
         deadline = self._channel.poll_timeout()
         timeout = None if deadline is None else max(0.0, (deadline[0] - self._clock()) / SECOND)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what it waits for.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
 
     async def _session(self, attempt: int) -> None:
         """Opens one WebSocket and moves its frames until it ends."""
