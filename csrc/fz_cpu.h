@@ -9,7 +9,7 @@
 
 #include "fz_common.h"
 
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
 #define FZ_X86 1
 #else
 #define FZ_X86 0

@@ -74,12 +74,14 @@ class Reason(enum.IntEnum):
     MALFORMED_OFFLOAD = 7
     """A virtio-net header that contradicts its packet."""
     BATCH_FULL = 8
+    """No row left in the batch, or no room in the slab for a header in front of the packet and a tag behind it."""
     # transport
     UNKNOWN_SESSION = 16
     BAD_TAG = 17
     REPLAYED = 18
     EXPIRED_SESSION = 19
     COUNTER_EXHAUSTED = 20
+    """A counter from REJECT_AFTER_MESSAGES on, ours or the peer's."""
     # admission
     NO_ROUTE = 24
     FOREIGN_SOURCE = 25
