@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from firezone.proto.snownet.events import NodeEvent
 
 
+MAX_PACKETS = 1024
+"""Packets for TUN that wait to be polled, at most 1.3 MiB; the oldest go first. The engine polls after every input, which yields
+one at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class SendToPortal:
     """A message for the portal."""
@@ -71,7 +76,7 @@ class TunnelState:
         self.node = Node(role, store=store, rng=rng, now=now, utc=utc)
         self._events: deque[object] = deque()
         self._updates: deque[TableUpdate] = deque()
-        self._packets: deque[bytes] = deque()
+        self._packets: deque[bytes] = deque(maxlen=MAX_PACKETS)
         self._rows: dict[ConnectionId, PeerRow] = {}
         """Rows that the tables know a filter for."""
         self._filters: dict[ConnectionId, PeerFilterSet] = {}
