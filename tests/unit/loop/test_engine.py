@@ -7,11 +7,14 @@ import ipaddress
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
-from firezone.base.errors import RemoteError
+from firezone.base.errors import ReaderStopped, RemoteError
 from firezone.base.limits import READS_PER_TICK
 from firezone.base.net import Transmit
 from firezone.base.timing import SECOND
+from firezone.datapath.punt import PUNTS_PER_BATCH
 from firezone.kernels.types import Reason
+from firezone.loop.errors import Severity, classify
+from firezone.loop.memory import MemorySockets, address_of
 from firezone.proto.updates import RouteRemoved, RouteSet
 from tests.harness.engines import INNER, OUTER, ManualClock, pair
 
@@ -205,3 +208,58 @@ def test_other_protocols_cross_byte_for_byte(packet: bytes) -> None:
     alice.engine.tick()
     bob.engine.tick()
     assert [received for _, received in bob.tun.receive()] == [packet]
+
+
+class StuckSockets(MemorySockets):
+    """Sockets that refuse to send for as long as the test says."""
+
+    is_stuck = False
+
+    def waiting(self, now: int) -> bool:
+        return self.is_stuck
+
+
+def test_waiting_datagrams_hold_tun_and_nothing_else() -> None:
+    alice, bob = pair()
+    stuck = StuckSockets(alice.sockets.network, [])
+    alice.engine.udp_sink = stuck
+    stuck.is_stuck = True
+    alice.tun.send(udp(b"held"))
+    bob.tun.send(udp(b"received all the same", *reversed(INNER)))
+    bob.engine.tick()
+    alice.machine.deadline = (alice.clock.time, "timers too")
+    alice.engine.touch()
+    alice.engine.tick()
+    assert alice.engine.tun_held
+    assert alice.tun.source.ring.ready() == 1
+    assert len(alice.tun.receive()) == 1
+    assert "timeout" in alice.machine.names()
+    stuck.is_stuck = False
+    alice.engine.tick()
+    assert alice.tun.source.ring.ready() == 0
+    assert bob.sockets.source.ring.ready() == 1
+
+
+def test_forged_handshakes_take_the_bound_and_not_the_tick() -> None:
+    alice, bob = pair()
+    forged = b"\x01\0\0\0" + bytes(144)
+    for _ in range(8):
+        alice.sockets.network.deliver(OUTER[0], Transmit(None, OUTER[1], forged * 1))
+    trains = bob.sockets.source.ring
+    for _ in range(8):
+        trains.push(forged * 64, stride=148, local=address_of(OUTER[1]), remote=address_of(OUTER[0]), socket=4)
+    bob.tun.send(udp(b"meanwhile", *reversed(INNER)))
+    while bob.engine.tick():
+        pass
+    assert bob.machine.names().count("datagram") <= 2 * PUNTS_PER_BATCH + 8
+    assert bob.engine.reasons[Reason.PUNT_LIMIT] >= 8 * 64 - 2 * PUNTS_PER_BATCH
+    assert alice.sockets.source.ring.ready() == 1
+
+
+def test_dead_source_is_an_error_and_not_a_spin() -> None:
+    alice, _ = pair()
+    alice.tun.source.take_errors = lambda: [ReaderStopped("The reader tun stopped.")]  # type: ignore[method-assign]
+    assert not alice.engine.tick()
+    taken = alice.engine.errors.take()
+    assert taken is not None
+    assert classify(taken.exceptions[0]) is Severity.FATAL
