@@ -77,12 +77,15 @@ def what_is_missing() -> str | None:
     return None
 
 
-def enter(arguments: list[str]) -> NoReturn:
-    """Runs the lab with these arguments in fresh namespaces and exits with its status. Signals end all of it."""
-    command = [*unshare_command(), sys.executable, "-m", "firezone.lab", *arguments]
+def enter(arguments: list[str], module: str = "firezone.lab", environment: dict[str, str] | None = None) -> NoReturn:
+    """Runs a module with these arguments in fresh namespaces and exits with its status. Signals end all of it.
+
+    The module calls `end_without_lifeline` first when it finds INSIDE in its environment.
+    """
+    command = [*unshare_command(), sys.executable, "-m", module, *arguments]
     lifeline, _held = os.pipe()
     inner = subprocess.Popen(
-        command, env={**os.environ, INSIDE: str(lifeline)}, preexec_fn=die_with_parent, pass_fds=[lifeline]
+        command, env={**os.environ, **(environment or {}), INSIDE: str(lifeline)}, preexec_fn=die_with_parent, pass_fds=[lifeline]
     )  # fmt: skip
 
     # What unshare leaves when it is killed becomes our child, so that we can wait until the kernel has torn all of it down.
