@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +100,49 @@ def test_up_opens_a_shell_in_the_clients_network(tmp_path: Path) -> None:
     assert "Hello from the resource" in done.stdout
     assert "tun-firezone" in done.stdout
     assert str(tmp_path) in done.stdout
+
+
+@pytest.mark.root
+def test_container_without_tun_devices_is_told_so_and_runs_in_memory(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs none /dev/net && exec "$@"'
+    demo = [sys.executable, "-m", "firezone.lab", "demo", "--json", "--seconds", "1", "--logs", str(tmp_path)]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *demo], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No full lab: /dev/net/tun does not exist; 'modprobe tun'" in done.stderr
+    assert json.loads(done.stdout)["mode"].startswith("memory")
+
+
+@pytest.mark.root
+def test_ordinary_user_gets_the_full_lab(tmp_path: Path) -> None:
+    interpreter, path = interpreter_of_all()
+    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/", f"PYTHONPATH={path}"]
+    probe = subprocess.run([*as_nobody, "unshare", "--user", "--map-root-user", "--net", "true"], check=False, capture_output=True)
+    if probe.returncode or not os.stat("/dev/net/tun").st_mode & 0o002:
+        pytest.skip("machine lacks user namespaces or TUN devices for ordinary users")
+    with tempfile.TemporaryDirectory() as logs:
+        os.chown(logs, 65534, 65534)
+        done = subprocess.run(
+            [*as_nobody, interpreter, "-m", "firezone.lab", "demo", "--json", "--seconds", "1", "--logs", logs],
+            cwd="/", capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    check_members(report)
+    assert report["mode"].startswith("namespaces")
+
+
+def interpreter_of_all() -> tuple[str, str]:
+    """Returns a Python of our version that an ordinary user may run, and its path to our packages. Skips where there is none."""
+    path = ":".join([str(ROOT), *site.getsitepackages()])
+    code = "import sys, firezone.lab, click, uvloop; print(sys.version_info[:2])"
+    for candidate in (sys.executable, "/usr/bin/python3"):
+        command = ["setpriv", "--reuid", "65534", "--clear-groups", "env", f"PYTHONPATH={path}", candidate, "-c", code]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+        if done.stdout.strip() == str(sys.version_info[:2]):
+            return candidate, path
+    pytest.skip("machine lacks an interpreter and packages that an ordinary user may read")
 
 
 @pytest.mark.parametrize(
