@@ -53,6 +53,7 @@ class Bench:
     module: str
     """Which of our programs runs."""
     lines: list[dict[str, Any]] = field(default_factory=list)
+    _unfinished: str = ""
     program: subprocess.Popen[str] | None = None
 
     def configure_theirs(self, *, preshared: bytes | None, has_endpoint: bool, tmp_path: Path, is_again: bool = False) -> None:
@@ -127,8 +128,11 @@ class Bench:
         """Returns what our program has said so far of one kind."""
         assert self.program is not None
         assert self.program.stdout is not None
-        while line := self.program.stdout.readline():
-            self.lines.append(json.loads(line))
+        while piece := self.program.stdout.readline():
+            self._unfinished += piece  # The pipe does not block, so a line may come in pieces.
+            if piece.endswith("\n"):
+                self.lines.append(json.loads(self._unfinished))
+                self._unfinished = ""
         return [line for line in self.lines if line["event"] == kind]
 
     def wait_for(self, kind: str, *, count: int = 1, timeout: float = 10.0) -> list[dict[str, Any]]:
@@ -140,7 +144,7 @@ class Bench:
         """Ends our program and returns its counters."""
         assert self.program is not None
         stop(self.program)
-        return self.events("stopped")[0]
+        return self.events("stopped")[-1]
 
     def ping(self, source: Namespace, target: str, *options: str) -> tuple[int, int]:
         """Pings and returns how many were sent and how many answered."""
@@ -255,13 +259,17 @@ def test_wrong_preshared_key_never_connects(bench: Bench, tmp_path: Path) -> Non
 
 def test_our_initiation_gets_through_their_load_with_a_cookie(bench: Bench, tmp_path: Path) -> None:
     bench.configure_theirs(preshared=PRESHARED, has_endpoint=False, tmp_path=tmp_path)
-    bench.flood(bench.ours, *bench.their_endpoint(), _public(bench.their_keys), burst=4000, interval_s=0.2, rounds=12)
-    bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), initiate=True, timing=FAST)
-    bench.wait_for("established")
-    # Their socket overflows under the flood, so single packets may be lost.
-    _, answered = bench.ping(bench.ours, INNER_V4[0], "-c1", "-i0.2", "-w20")
-    assert answered >= 1
-    assert bench.stop_ours()["cookies"] >= 1
+    # Whether a burst takes wireguard-go over its threshold depends on the machine's other work: three tries to get it there.
+    for _ in range(3):
+        bench.flood(bench.ours, *bench.their_endpoint(), _public(bench.their_keys), burst=4000, interval_s=0.2, rounds=12)
+        bench.start_ours(endpoint=bench.their_endpoint(), preshared=PRESHARED.hex(), initiate=True, timing=FAST)
+        bench.wait_for("established")
+        # Their socket overflows under the flood, so single packets may be lost.
+        _, answered = bench.ping(bench.ours, INNER_V4[0], "-c1", "-i0.2", "-w20")
+        assert answered >= 1
+        if bench.stop_ours()["cookies"] >= 1:
+            return
+    pytest.fail("wireguard-go never demanded a cookie")
 
 
 def test_their_initiation_gets_through_our_load_with_a_cookie(bench: Bench, tmp_path: Path) -> None:
