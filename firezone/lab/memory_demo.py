@@ -12,33 +12,35 @@ import os
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from firezone.base.errors import FirezoneError
 from firezone.base.log import set_up_logging
 from firezone.base.secret import SecretText
 from firezone.io.entropy import SystemRng
 from firezone.lab.namespaces import die_with_parent
-from firezone.lab.programs import end, python
+from firezone.lab.programs import end, python, wait_until
 from firezone.lab.report import Report
-from firezone.lab.traffic import packets
+from firezone.lab.traffic import UDP, build, packets
 from firezone.loop.client import ClientProgram
 from firezone.loop.config import ClientConfig, GatewayConfig
 from firezone.loop.ends import memory_ends
 from firezone.loop.gateway import GatewayProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from firezone.base.net import Address
     from firezone.loop.memory import MemoryTun
 
+T = TypeVar("T")
 Pair = tuple[tuple["Address", ...], tuple["Address", ...]]
 """Source and destination, each (IPv4, IPv6)."""
 
 SITE = (ipaddress.ip_address("10.20.0.2"), ipaddress.ip_address("fd20:20::2"))
 PACKETS = 3000
+ROUND_TRIPS = 200
 BURST = 32
 """Packets given to a ring at a time; half a ring, so that nothing is lost on the way in."""
 STEP_TIMEOUT_S = 20.0
@@ -91,12 +93,18 @@ async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float,
         report.first_byte_ms = report.connect_ms
         await _first(_cross(gateway_tun, client_tun, gateway, client, (SITE, own), report), tasks)
         report.path = f"direct, loopback {client.state.paths()}"
-        progress(f"throughput, {seconds:.0f} s")
+        progress("round trips")
+        report.rtt_ms = await _first(_round_trips((client_tun, client), (gateway_tun, gateway), own), tasks)
+        progress(f"throughput, {seconds:.0f} s each way")
+        cpu, moved = time.process_time(), 0.0
         for way, run in (
             ("up", _bulk(client_tun, gateway_tun, client, gateway, (own, SITE), seconds)),
             ("down", _bulk(gateway_tun, client_tun, gateway, client, (SITE, own), seconds)),
         ):
-            report.throughput_gbps[way] = round(await _first(run, tasks), 3)
+            gbps = await _first(run, tasks, seconds + STEP_TIMEOUT_S)
+            report.throughput_gbps[way] = round(gbps, 3)
+            moved += gbps * seconds / 8
+        report.cpu_s_per_gb["both"] = round((time.process_time() - cpu) / moved, 3)
     finally:
         client.stop()
         await asyncio.wait([tasks[1]], timeout=5)
@@ -130,6 +138,23 @@ async def _cross(source: MemoryTun, sink: MemoryTun, sender: object, receiver: o
     sink.coalesce = True
 
 
+async def _round_trips(near: tuple[MemoryTun, object], far: tuple[MemoryTun, object], own: tuple[Address, ...]) -> dict[str, float]:
+    """Sends one packet at a time there and one back, and returns the median and 99th percentile of both together, in ms."""
+    there, back = build(own[0], SITE[0], UDP, 1, bytes(64)), build(SITE[0], own[0], UDP, 1, bytes(64))
+    times = []
+    for _ in range(ROUND_TRIPS):
+        start = time.perf_counter()
+        for packet, (source, sender), (sink, receiver) in ((there, near, far), (back, far, near)):
+            source.send(packet)
+            while not sink.receive():
+                _tick(sender)
+                await asyncio.sleep(0)
+                _tick(receiver)
+        times.append((time.perf_counter() - start) * 1000)
+    times.sort()
+    return {"p50": round(times[len(times) // 2], 3), "p99": round(times[len(times) * 99 // 100], 3)}
+
+
 async def _bulk(source: MemoryTun, sink: MemoryTun, sender: object, receiver: object, pair: Pair, seconds: float) -> float:
     """Pushes TCP super-packets for a while and returns Gbit/s of packets received."""
     vnet, packet = _super_packet(pair)
@@ -152,7 +177,7 @@ def _super_packet(pair: Pair) -> tuple[bytes, bytes]:
     import struct
 
     from firezone.kernels.checksum import inet_checksum
-    from firezone.lab.traffic import TCP, build
+    from firezone.lab.traffic import TCP
 
     small = build(pair[0][0], pair[1][0], TCP, 1, b"")
     payload = bytes(1240 * 48)
@@ -166,12 +191,14 @@ def _tick(program: object) -> None:
     program.host.tunnel.wake()  # type: ignore[attr-defined]
 
 
-async def _first(work: object, tasks: list[asyncio.Task[None]]) -> float:
+async def _first(
+    work: Coroutine[Any, Any, T] | asyncio.Future[T], tasks: list[asyncio.Task[None]], limit_s: float = STEP_TIMEOUT_S
+) -> T:
     """Awaits some work, but not longer than a step may take, and not past the end of a program."""
-    step = asyncio.ensure_future(work)  # type: ignore[call-overload]
-    done, _ = await asyncio.wait([step, *tasks], timeout=STEP_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+    step = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait([step, *tasks], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     if step in done:
-        return step.result()  # type: ignore[no-any-return]
+        return step.result()
     step.cancel()
     for task in done:
         await task
@@ -188,10 +215,16 @@ def _start_portal(logs: Path, port: int) -> tuple[dict[str, str], subprocess.Pop
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FirezoneError(f"The portal's policy could not be made: {done.stderr.strip()}")
-    log = (logs / "portal.log").open("ab")
+    log_path = logs / "portal.log"
+    log = log_path.open("ab")
     command = python("firezone.portal", "--config", str(config), "--bind", f"127.0.0.1:{port}")
     portal = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
     log.close()
+    if wait_until(lambda: portal.poll() is not None or "listening" in log_path.read_text(), timeout=STEP_TIMEOUT_S) is None:
+        raise FirezoneError(f"The portal took over {STEP_TIMEOUT_S:.0f} s to start; its log is {log_path}.")
+    if portal.poll() is not None:
+        last = log_path.read_text().strip().splitlines()[-3:]
+        raise FirezoneError(f"The portal ended with status {portal.poll()}. Its log is {log_path}; it ends with: {' '.join(last)}")
     return {role: (logs / f"{role}.token").read_text().strip() for role in ("gateway", "client")}, portal
 
 

@@ -68,7 +68,8 @@ class Report:
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("mode", self.mode), ("path", self.path)]
         if self.connect_ms is not None:
-            rows.append(("page fetched", self.page.strip()))
+            if self.page:
+                rows.append(("page fetched", self.page.strip()))
             rows.append(("connected after", f"{self.connect_ms:.1f} ms (flow, path and handshake included)"))
             rows.append(("first byte after", f"{self.first_byte_ms:.1f} ms"))
         if self.checked_packets:
@@ -78,7 +79,7 @@ class Report:
         for way in ("up", "down"):
             if way in self.throughput_gbps:
                 rows.append((f"TCP {way}", f"{self.throughput_gbps[way]:.2f} Gbit/s"))
-        for name in ("client", "gateway"):
+        for name in ("client", "gateway", "both"):
             if name in self.cpu_s_per_gb:
                 rows.append((f"{name} CPU", f"{self.cpu_s_per_gb[name]:.2f} s per GB"))
             if name in self.resident_mib:

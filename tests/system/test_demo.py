@@ -66,6 +66,8 @@ def test_memory_mode_checks_every_packet_and_names_itself(tmp_path: Path) -> Non
     check_members(report)
     assert report["mode"].startswith("memory")
     assert report["checked_packets"] == 6000
+    assert 0 < report["rtt_ms"]["p50"] <= report["rtt_ms"]["p99"]
+    assert report["cpu_s_per_gb"]["both"] > 0  # one process runs both
 
 
 def test_refused_namespaces_are_told_in_one_sentence(tmp_path: Path) -> None:
