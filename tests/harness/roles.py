@@ -228,6 +228,7 @@ class ScriptedPortal:
     members: dict[str, Member] = field(default_factory=dict)
     grants: list[Grant] = field(default_factory=list)
     waiting: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    flows: int = 0
     heard: list[tuple[str, object]] = field(default_factory=list)
     kept: list[tuple[Member, object]] = field(default_factory=list)
     """What clients and gateways could not send while we are away: they send it when we are back."""
@@ -347,7 +348,8 @@ class ScriptedPortal:
             if (grant.client, grant.resource, grant.gateway) != (client.id, resource_id, gateway.id)
         ]  # fmt: skip
         self.grants.append(Grant(client.id, resource_id, gateway.id, expires_at))
-        ref = f"ref {len(self.heard)}"
+        self.flows += 1
+        ref = f"ref {self.flows}"
         self.waiting[ref] = client.id, gateway.id, resource_id
         ours, theirs, psk = self._secrets(client, gateway)
         self.say(
