@@ -79,10 +79,7 @@ class ResourceBook:
                 resource_id,
             )
             for resource_id, resource in self.resources.items()
-            if isinstance(resource, wire.CidrResource)
-            and resource_id not in self.disabled
-            and resource.address.version == address.version
-            and address in resource.address
+            if isinstance(resource, wire.CidrResource) and resource_id not in self.disabled and address in resource.address
         ]
         if not covering:
             return None, False

@@ -113,10 +113,7 @@ class ClientState(TunnelState):
         self.node.reset(now)
         self._recent.clear()
         self._drain_node(now)
-        for cid in list(self._gateways):
-            self._on_gone(cid, now)
         self._events.append(ReconnectPortal(self.public_key, "the network changed"))
-        self._refresh(now)
 
     # portal
 
@@ -180,8 +177,6 @@ class ClientState(TunnelState):
         gateway.resources.pop(resource, None)
         if not gateway.resources:
             self.node.close_connection(cid, now)
-            self.node.remove_connection(cid)
-            self._drain_node(now)
             self._on_gone(cid, now)
 
     def _create_flow(self, message: wire.FlowCreated, now: Instant) -> None:
@@ -210,7 +205,6 @@ class ClientState(TunnelState):
         self._recent.move_to_end(message.gateway_id)
         while len(self._recent) > MAX_RECENT_GATEWAYS:
             self._recent.popitem(last=False)
-        self._drain_node(now)
         for packet in packets:
             self._encapsulate(cid, packet, now)
 

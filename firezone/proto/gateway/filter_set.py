@@ -64,7 +64,7 @@ def build_rules(grants: Iterable[Grant], own: Iterable[Address]) -> tuple[Rule, 
 
 def permits(rules: Iterable[Rule], address: Address, protocol: int, port: int | None) -> bool:
     """Judges one packet as the compiled filter does: the longest prefix that contains the address decides."""
-    matching = [rule for rule in rules if rule.network.version == address.version and address in rule.network]
+    matching = [rule for rule in rules if address in rule.network]
     if not matching:
         return False
     rule = max(matching, key=lambda rule: rule.network.prefixlen)
@@ -84,8 +84,7 @@ def permits_outbound(rules: Iterable[Rule], header: IpHeader) -> bool:
 
 def is_no_internet(address: Address) -> bool:
     """Whether the Internet resource leaves an address out. Tunnel addresses are left out for another reason."""
-    closed = any(network.version == address.version and address in network for network in CLOSED)
-    return not closed and any(network.version == address.version and address in network for network in NOT_INTERNET)
+    return any(address in network for network in NOT_INTERNET) and not any(address in network for network in CLOSED)
 
 
 def _applies(grant: Grant, network: Network) -> bool:

@@ -263,7 +263,6 @@ class GatewayState(TunnelState):
             self._sync(cid)
             return
         self.node.close_connection(cid, now)
-        self.node.remove_connection(cid)
         self._drain_node(now)
         self._forget(cid)
 

@@ -7,10 +7,11 @@ import ipaddress
 import pytest
 
 from firezone.base.errors import StillConnecting
-from firezone.base.ids import ResourceId
+from firezone.base.ids import ConnectionId, ResourceId
 from firezone.base.timing import SECOND
 from firezone.kernels.types import Reason
 from firezone.proto.gateway.state import REFUSALS_PER_SECOND
+from firezone.wire.control import ControlEvent, encode_control
 from firezone.wire.portal import gateway as wire
 from tests.harness import packets
 from tests.harness.packets import ICMP
@@ -193,3 +194,39 @@ def test_a_client_without_a_path_gets_nothing() -> None:
 
 def test_addresses_are_ipv4_and_ipv6_of_the_plan() -> None:
     assert interface_of(2) == (ipaddress.ip_address("100.64.0.2"), ipaddress.ip_address("fd00:2021:1111::2"))
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        packets.ip("192.0.2.1", V4, ICMP, bytes([3, 1]) + bytes(34)),
+        packets.udp("100.64.0.1", "224.0.0.251"),
+        packets.udp("224.0.0.251", V4),
+        packets.udp("ff02::1", "fd00:1::7"),
+    ],
+    ids=["an ICMP error", "to multicast", "from multicast", "from IPv6 multicast"],
+)
+def test_what_must_never_be_answered_is_not(packet: bytes) -> None:
+    bench = Bench(("10.0.0.0/24", ()))
+    row = bench.gateway.machine.node.row_of(bench.client.cid)
+    assert row is not None
+    bench.gateway.machine.handle_refused(row, packet, Reason.REFUSED_SOURCE, bench.world.clock.time)
+    assert bench.gateway.machine.poll_transmit() is None
+
+
+def test_packets_opened_off_the_fast_path_are_judged_alike() -> None:
+    bench = Bench(("10.0.0.0/24", (udp_filter(80),)))
+    machine, now, own = bench.gateway.machine, bench.world.clock.time, str(bench.client.ipv4)
+    fragment = packets.udp(own, V4, ports=(5000, 80), flags=0x2000)
+    silent = [b"\x45", fragment, packets.udp(own, "224.0.0.251")]
+    for packet in [*silent, bench.udp(81), bench.udp(80, source="192.0.2.1")]:
+        machine._admit(bench.client.cid, packet, now)
+        assert machine.poll_packet() is None
+        assert (machine.poll_transmit() is None) == (packet in silent)
+    machine._admit(bench.client.cid, bench.udp(80), now)
+    assert machine.poll_packet() == bench.udp(80)
+    machine._admit(ConnectionId("nobody"), bench.udp(80), now)
+    assert machine.poll_packet() is None
+    machine._admit(bench.client.cid, encode_control(ControlEvent.GOODBYE), now)
+    assert machine.node.row_of(bench.client.cid) is None
+    assert bench.client.cid not in machine._clients

@@ -14,7 +14,7 @@ from firezone.base.net import PROXY_V4, TUNNEL_V4, TUNNEL_V6, Address, Network
 from firezone.kernels.filter import FilterTable
 from firezone.kernels.ip import parse_batch
 from firezone.kernels.types import Verdict
-from firezone.proto.gateway.filter_set import INTERNET, NOT_INTERNET, Grant, build_rules, permits, permits_outbound
+from firezone.proto.gateway.filter_set import INTERNET, NOT_INTERNET, Grant, build_rules, is_no_internet, permits, permits_outbound
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, decode_ip
 from firezone.wire.portal.shared import Filter
 from tests.harness import packets
@@ -109,6 +109,7 @@ def test_a_wrong_range_does_not_spoil_the_right_ones_beside_it() -> None:
     rules = build_rules([grant("10.0.0.0/24", tcp(90, 80), tcp(443))], ())
     assert allows(rules, "10.0.0.7", TCP, 443)
     assert not allows(rules, "10.0.0.7", TCP, 85)
+    assert [rule.tcp for rule in rules if str(rule.network) == "10.0.0.0/24"] == [((443, 443),)]
 
 
 def test_nested_networks_are_a_union_inside_and_the_outer_alone_outside() -> None:
@@ -171,6 +172,18 @@ def test_the_internet_resource_opens_the_internet(address: str) -> None:
 )  # fmt: skip
 def test_the_internet_resource_opens_neither_the_gateways_network_nor_other_clients(address: str) -> None:
     assert not allows(build_rules(INTERNET_GRANTS, OWN), address, TCP, 80)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.1.2.3", True), ("169.254.169.254", True), ("255.255.255.255", True), ("fd12::1", True), ("::1", True),
+        ("1.1.1.1", False), ("2606:4700::1111", False),
+        ("100.64.0.9", False), ("fd00:2021:1111::9", False), ("224.0.0.1", False), ("ff02::1", False),
+    ],
+)  # fmt: skip
+def test_what_is_no_internet_is_told_from_what_is_closed(address: str, expected: bool) -> None:
+    assert is_no_internet(ipaddress.ip_address(address)) is expected
 
 
 def test_another_resource_opens_what_the_internet_resource_leaves_out() -> None:

@@ -72,6 +72,7 @@ def test_rejecting_one_resource_leaves_the_other_and_rejecting_that_too_says_goo
     bench.revoke(10)
     assert bench.out(bench.udp()) == PROHIBITED_V4
     assert bench.passes(bench.udp(server="10.0.1.7"))
+    assert bench.changes()[-1] == "revoked"
     assert not bench.says_goodbye
     bench.revoke(11)
     assert bench.says_goodbye
@@ -80,7 +81,9 @@ def test_rejecting_one_resource_leaves_the_other_and_rejecting_that_too_says_goo
 
 def test_rejecting_what_nobody_knows_changes_nothing() -> None:
     bench = Bench(("10.0.0.0/24", ()))
+    before = bench.changes()
     bench.revoke(77)
+    assert bench.changes() == before
     bench.gateway.tell(wire.RejectAccess(client_id=ClientId(uid(99)), resource_id=ResourceId(uid(10))))
     assert bench.passes(bench.udp())
 
@@ -90,6 +93,7 @@ def test_init_takes_away_what_it_does_not_list() -> None:
     bench.gateway.tell(init(bench.world, (bench.client.id, 10, bench.world.utc + 1000)))
     assert bench.passes(bench.udp())
     assert not bench.passes(bench.udp(server="10.0.1.7"))
+    assert bench.changes()[-1] == "revoked"
 
 
 def test_init_takes_everything_from_clients_it_does_not_name_and_they_are_told_within_two_seconds() -> None:
@@ -184,6 +188,7 @@ def test_an_expiry_set_to_the_past_ends_access_at_the_next_sweep() -> None:
             client_id=ClientId(bench.client.id), resource_id=ResourceId(uid(10)), expires_at=1,  # type: ignore[arg-type]
         )
     )  # fmt: skip
+    assert bench.changes()[-1] == "updated"
     bench.world.run(1.1)
     assert not bench.passes(bench.udp())
     assert bench.passes(bench.udp(server="10.0.1.7"))
@@ -206,6 +211,7 @@ def test_expiry_of_what_is_not_here_is_ignored() -> None:
                 client_id=ClientId(client), resource_id=ResourceId(uid(resource)), expires_at=1,  # type: ignore[arg-type]
             )
         )  # fmt: skip
+    assert "updated" not in bench.changes()
     bench.world.run(2)
     assert bench.passes(bench.udp())
 
@@ -248,6 +254,7 @@ def test_a_client_whose_tunnel_addresses_change_is_known_by_the_new_ones_alone()
     assert not bench.passes(bench.udp(source=old))
     assert bench.into(packets.udp(V4, str(bench.client.ipv4), ports=(80, 5000)))
     assert not bench.into(packets.udp(V4, old, ports=(80, 5000)))
+    assert set(bench.gateway.machine._by_address) == {bench.client.ipv4, bench.client.ipv6}
 
 
 def test_an_address_that_went_to_another_client_stays_with_it_when_the_first_goes() -> None:
@@ -357,6 +364,22 @@ def test_relays_of_the_portal_are_taken_and_dropped() -> None:
     state.handle_portal(flow(), 0, 0)
     assert len(state.node) == 1, "a relay will do where there is no address"
     state.handle_portal(convert({"disconnected_ids": [uid(5)], "connected": []}, RelaysPresence), 0, 0)
+
+
+def test_relays_of_init_are_taken() -> None:
+    state = alone()
+    value = {"type": "turn", "id": uid(5), "addr": "203.0.113.1:3478", "username": "u", "password": "p", "expires_at": 1}
+    message = convert(
+        {
+            "interface": {"ipv4": "100.64.0.2", "ipv6": "fd00:2021:1111::2"},
+            "config": {"ipv4_masquerade_enabled": True, "ipv6_masquerade_enabled": True},
+            "relays": [value],
+        },
+        wire.Init,
+    )
+    state.handle_portal(message, 0, 0)
+    state.handle_portal(flow(), 0, 0)
+    assert len(state.node) == 1
 
 
 def test_packets_for_nobody_are_an_error_to_count() -> None:
