@@ -228,11 +228,19 @@ class TunnelState:
     def _set_routes(self, wanted: dict[Network, PeerRow | None]) -> None:
         """Brings the route table in line with `wanted`, changing only what differs."""
         for network in [network for network in self._routes if network not in wanted]:
-            self._updates.append(RouteRemoved(network))
+            self._remove_route(network)
         for network, row in wanted.items():
-            if network not in self._routes or self._routes[network] != row:
-                self._updates.append(RouteSet(network, row))
-        self._routes = wanted
+            self._set_route(network, row)
+
+    def _set_route(self, network: Network, row: PeerRow | None) -> None:
+        if network not in self._routes or self._routes[network] != row:
+            self._routes[network] = row
+            self._updates.append(RouteSet(network, row))
+
+    def _remove_route(self, network: Network) -> None:
+        if network in self._routes:
+            del self._routes[network]
+            self._updates.append(RouteRemoved(network))
 
 
 def credentials(wire: shared.IceCredentials) -> IceCredentials:

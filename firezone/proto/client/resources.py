@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from firezone.base.ids import ResourceId, SiteId
-    from firezone.base.net import Network
+    from firezone.base.net import Address, Network
     from firezone.base.timing import Instant
     from firezone.wire.ip import IpHeader
     from firezone.wire.portal.shared import Filter
 
 OFFLINE_FOR = 300 * SECOND
 """How long a site counts as offline on the portal's word. Longer, and a site that is back looks dead to who does not try."""
+MAX_FOUND = 1024
+"""Flows whose resource is remembered."""
 _FILTER_OF = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
 
@@ -61,25 +63,26 @@ class ResourceBook:
     site_status: dict[SiteId, Status] = field(default_factory=dict)
     offline_until: dict[SiteId, Instant] = field(default_factory=dict)
     """When each offline site is forgiven."""
-
-    def is_usable(self, resource: ResourceId) -> bool:
-        return resource in self.resources and resource not in self.disabled
+    _found: dict[tuple[Address, int, int | None], tuple[wire.CidrResource | None, bool]] = field(default_factory=dict)
+    """What `match_packet` found since the last `recompute`: a flood of one flow must not search anew for each packet."""
 
     def match_packet(self, header: IpHeader) -> tuple[wire.CidrResource | None, bool]:
         """Returns the resource to ask for, and whether its filters let the packet through.
 
         Best is a resource that lets it through, then the longer prefix, then the owner of that prefix, then the larger id.
         """
-        address = header.destination
+        key = header.destination, header.protocol, header.destination_port
+        if key not in self._found:
+            if len(self._found) >= MAX_FOUND:
+                self._found.clear()
+            self._found[key] = self._find(header)
+        return self._found[key]
+
+    def _find(self, header: IpHeader) -> tuple[wire.CidrResource | None, bool]:
         covering = [
-            (
-                permits(resource.filters, header),
-                resource.address.prefixlen,
-                self.active.get(resource.address) is resource,
-                resource_id,
-            )
-            for resource_id, resource in self.resources.items()
-            if isinstance(resource, wire.CidrResource) and resource_id not in self.disabled and address in resource.address
+            (permits(resource.filters, header), resource.address.prefixlen, self.active.get(resource.address) is resource, number)
+            for number, resource in self.resources.items()
+            if isinstance(resource, wire.CidrResource) and number not in self.disabled and header.destination in resource.address
         ]
         if not covering:
             return None, False
@@ -93,8 +96,8 @@ class ResourceBook:
         known = self.resources.get(resource.id)
         return known is not None and _essence(known) != _essence(resource)
 
-    def recompute(self, is_connected: Callable[[ResourceId], bool]) -> bool:
-        """Decides anew who owns each network. True: something changed."""
+    def recompute(self, is_connected: Callable[[ResourceId], bool]) -> None:
+        """Decides anew who owns each network."""
         table: dict[Network, wire.CidrResource] = {}
         for resource_id in sorted(self.resources):
             resource = self.resources[resource_id]
@@ -103,9 +106,8 @@ class ResourceBook:
             owner = table.get(resource.address)
             if owner is None or self._yields(owner, resource, is_connected):
                 table[resource.address] = resource
-        changed = table != self.active
         self.active = table
-        return changed
+        self._found.clear()
 
     def _yields(self, owner: wire.CidrResource, other: wire.CidrResource, is_connected: Callable[[ResourceId], bool]) -> bool:
         """Whether a prefix goes from one resource to one with a larger id. Traffic that flows stays where it is."""

@@ -42,11 +42,11 @@ class ClientOnGateway:
     ipv4: ipaddress.IPv4Address
     ipv6: ipaddress.IPv6Address
     authorizations: dict[ResourceId, Authorization] = field(default_factory=dict)
+    networks: tuple[Network, Network] = field(init=False)
+    """The client's own addresses as host networks."""
 
-    @property
-    def networks(self) -> tuple[Network, Network]:
-        """The client's own addresses as host networks."""
-        return ipaddress.ip_network(self.ipv4), ipaddress.ip_network(self.ipv6)
+    def __post_init__(self) -> None:
+        self.networks = ipaddress.ip_network(self.ipv4), ipaddress.ip_network(self.ipv6)
 
     def allow(self, resource: wire.Resource, expires_at: UnixTime | None) -> bool:
         """Grants a resource, or renews a grant: filters and expiry are replaced. False: it is known as another kind."""

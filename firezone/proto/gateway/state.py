@@ -26,8 +26,6 @@ from firezone.wire.portal import gateway as wire
 from firezone.wire.portal.shared import RelaysPresence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from firezone.base.ids import PeerRow, ResourceId
     from firezone.base.net import Address, Network
     from firezone.base.rng import Rng
@@ -67,6 +65,8 @@ class GatewayState(TunnelState):
         """Our tunnel addresses; empty before the first `init`."""
         self._clients: dict[ConnectionId, ClientOnGateway] = {}
         self._by_address: dict[Address, ConnectionId] = {}
+        self._routed: dict[ConnectionId, tuple[Network, ...]] = {}
+        """Networks that the tables route to each client."""
         self._next_sweep: Instant | None = None
         self._refusals: dict[ConnectionId, tuple[Instant, int]] = {}
 
@@ -286,11 +286,17 @@ class GatewayState(TunnelState):
             self._set_filter(cid, None)
         else:
             self._set_filter(cid, PeerFilterSet(row, remote=client.networks, rules=client.rules(self._own)))
-        self._set_routes(dict(self._client_routes()))
+        self._sync_routes(cid, client, row)
 
-    def _client_routes(self) -> Iterable[tuple[Network, PeerRow]]:
-        for cid, client in self._clients.items():
-            row = self.node.row_of(cid)
-            if row is not None:
-                for network in client.networks:
-                    yield network, row
+    def _sync_routes(self, cid: ConnectionId, client: ClientOnGateway | None, row: PeerRow | None) -> None:
+        """Brings the routes of one client in line. Costs nothing per other client: an `init` may name thousands."""
+        former = self._routed.pop(cid, ())
+        wanted: tuple[Network, ...] = ()
+        if client is not None and row is not None:
+            wanted = tuple(network for network in client.networks if self._by_address.get(network.network_address) == cid)
+            self._routed[cid] = wanted
+        for network in former:
+            if network not in wanted and self._by_address.get(network.network_address) in (None, cid):
+                self._remove_route(network)
+        for network in wanted:
+            self._set_route(network, row)

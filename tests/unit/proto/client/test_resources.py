@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from firezone.base.ids import ResourceId, SiteId
 from firezone.base.timing import SECOND
-from firezone.proto.client.resources import ResourceBook, Status, permits
+from firezone.proto.client.resources import MAX_FOUND, ResourceBook, Status, permits
 from firezone.wire.ip import decode_ip
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import Filter, Site
@@ -135,6 +135,17 @@ def test_of_equals_the_active_one_is_asked_for() -> None:
     assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(1), True)
 
 
+def test_what_was_found_is_forgotten_with_every_change_and_bounded() -> None:
+    known = book(cidr(1, "10.0.0.0/24"))
+    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(1), True)
+    add(known, cidr(2, "10.0.0.7/32"))
+    recompute(known)
+    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(2), True)
+    for port in range(MAX_FOUND + 10):
+        match(known, packets.udp(OWN, "10.0.0.7", ports=(1, port)))
+    assert len(known._found) <= MAX_FOUND
+
+
 def test_disabled_resources_and_names_are_never_asked_for() -> None:
     known = book(cidr(1, "10.0.0.0/24"), dns(2))
     known.disabled = {ResourceId(uid(1))}
@@ -151,6 +162,8 @@ def test_disabled_resources_and_names_are_never_asked_for() -> None:
         ((WEB,), packets.udp(OWN, "10.0.0.7", ports=(80, 80)), False),
         ((Filter(protocol="icmp"),), packets.echo(OWN, "10.0.0.7"), True),
         ((Filter(protocol="icmp"),), packets.echo("fd00::1", "fd00::2"), True),
+        ((Filter(protocol="icmp"),), packets.ip(OWN, "10.0.0.7", packets.ICMP, bytes([13, 0]) + bytes(18)), True),
+        ((Filter(protocol="icmp"),), packets.udp(OWN, "10.0.0.7"), False),
         ((Filter(protocol="tcp", port_range_start=90, port_range_end=80),), packets.tcp(OWN, "10.0.0.7", ports=(1, 85)), False),
     ],
 )
