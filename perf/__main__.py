@@ -38,6 +38,7 @@ def main(rounds: int, seconds: float, json_file: Path | None, no_newest: bool) -
     $WIREGUARD_GO may name further wireguard-go binaries, separated by colons. Ratios count; absolute figures differ from machine
     to machine and from hour to hour.
     """
+    namespaces.complete_path()
     binaries = _binaries(no_newest)
     if namespaces.INSIDE not in os.environ:
         if (missing := namespaces.what_is_missing()) is not None:

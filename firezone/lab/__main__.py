@@ -32,6 +32,7 @@ def main() -> None:
     """Portal, gateway, client and a resource on one machine, joined by a real tunnel."""
     from firezone.lab import namespaces
 
+    namespaces.complete_path()
     if namespaces.INSIDE in os.environ:
         namespaces.end_without_lifeline()
 

@@ -58,6 +58,12 @@ def unshare_command() -> list[str]:
     return command if os.geteuid() == 0 else [*command, "--user", "--map-root-user"]
 
 
+def complete_path() -> None:
+    """Adds the directories of ip and nft to PATH, where an ordinary user of Debian does not have them."""
+    known = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join([*known, *(path for path in ("/usr/sbin", "/sbin") if path not in known)])
+
+
 def what_is_missing() -> str | None:
     """Returns in one sentence why namespaces or TUN devices cannot be had here and what would allow them; None if they can."""
     if shutil.which("unshare") is None or shutil.which("nsenter") is None:

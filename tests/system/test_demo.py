@@ -119,7 +119,18 @@ def test_container_without_tun_devices_is_told_so_and_runs_in_memory(tmp_path: P
 @pytest.mark.root
 def test_ordinary_user_gets_the_full_lab(tmp_path: Path) -> None:
     interpreter, path = interpreter_of_all()
-    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/", f"PYTHONPATH={path}"]
+    as_nobody = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "env",
+        "HOME=/",
+        "PATH=/usr/bin:/bin",
+        f"PYTHONPATH={path}",
+    ]
     probe = subprocess.run([*as_nobody, "unshare", "--user", "--map-root-user", "--net", "true"], check=False, capture_output=True)
     if probe.returncode or not os.stat("/dev/net/tun").st_mode & 0o002:
         pytest.skip("machine lacks user namespaces or TUN devices for ordinary users")
