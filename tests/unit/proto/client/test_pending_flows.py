@@ -76,6 +76,12 @@ def test_of_four_retransmitted_syns_the_newest_is_kept_in_the_place_of_the_first
     assert buffer.packets == [syn(7, 4), udp(1)]
 
 
+def test_a_repetition_costs_a_full_buffer_nothing() -> None:
+    buffer = filled(*map(udp, range(MAX_BUFFERED)), udp(5))
+    assert buffer.packets == [udp(number) for number in range(MAX_BUFFERED)]
+    assert buffer.dropped == 0
+
+
 def test_syns_of_other_flows_are_kept_beside_it() -> None:
     assert filled(syn(7), syn(8)).packets == [syn(7), syn(8)]
 
