@@ -57,6 +57,8 @@ class Netlink:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._route: IPRoute | None = None
         self._routes: set[Network] = set()
+        self._addresses: set[Any] = set()
+        """Addresses that we put on the device; others' are not ours to remove."""
 
     async def start(self) -> None:
         """Opens netlink and clears what an earlier run of ours left behind."""
@@ -136,9 +138,10 @@ class Netlink:
                 working.append(address)
         # Only now: with its last address a device would lose its routes too.
         for address, prefix in present.items():
-            if address not in wanted and not address.is_link_local:
+            if address in self._addresses - wanted:
                 self._try("remove address", self._ip.addr, "del", index=index, address=str(address), prefixlen=prefix)
         self._ip.link("set", index=index, state="up")
+        self._addresses = set(working)
         if wanted and not working:
             raise ConfigError(f"No address could be given to {self.device}: neither IPv4 nor IPv6 is available.")
         for version in sorted({address.version for address in working}):

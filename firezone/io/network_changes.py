@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 SETTLE_TIME_S = 0.5
 """Quiet time after the last event before the callback: a link that comes up raises a dozen within a fraction of it."""
 
+LONGEST_WAIT_S = 2.0
+"""From the first event to the callback at the latest: a link that flaps without end must not keep us from looking."""
+
 _GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE."""
 
@@ -24,6 +27,7 @@ class NetworkChanges:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._pending: asyncio.TimerHandle | None = None
+        self._first_at = 0.0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._socket.bind((0, _GROUPS))
         self._loop.add_reader(self._socket.fileno(), self._on_events)
@@ -39,9 +43,12 @@ class NetworkChanges:
         with contextlib.suppress(OSError):
             while self._socket.recv(65536):
                 pass
-        if self._pending is not None:
+        if self._pending is None:
+            self._first_at = self._loop.time()
+        else:
             self._pending.cancel()
-        self._pending = self._loop.call_later(SETTLE_TIME_S, self._settled)
+        at = min(self._loop.time() + SETTLE_TIME_S, self._first_at + LONGEST_WAIT_S)
+        self._pending = self._loop.call_at(at, self._settled)
 
     def _settled(self) -> None:
         self._pending = None

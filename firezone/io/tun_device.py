@@ -50,7 +50,8 @@ class TunDevice:
         self.name = name
         self.offload = offload
         """"tso+uso", "tso" or "none"."""
-        self.coalesce = offload != "none"
+        # Without USO the device would refuse joined UDP, so nothing is joined then.
+        self.coalesce = offload == "tso+uso"
         self.ring = PacketRing(slots)
         self.port = TunBatchPort(fd)
         self._errors: list[Exception] = []

@@ -88,17 +88,21 @@ class UdpSocket:
     def port(self) -> int:
         return self.batch.port
 
-    def refuse_offload(self, error: int) -> bool:
-        """Takes note that the kernel refused a feature. True: it was in use until now, so try again without."""
-        if error in (errno.EIO, errno.EINVAL) and self.batch.gso:
-            self.batch.gso = False
-            log.info("segmentation offload refused, sending one by one", family=self.family, errno=errno.errorcode[error])
-            return True
-        if error == errno.EINVAL and self.batch.ecn:
-            self.batch.ecn = False
-            log.info("the kernel refuses ECN marks, sending without", family=self.family)
-            return True
-        return False
+    def refuse_offload(self, error: int, *, is_segmented: bool) -> bool:
+        """Takes note that the kernel refused a send of several datagrams at once. True: try again one by one.
+
+        A send of one datagram says nothing about offload: its destination may be to blame.
+        """
+        if error not in (errno.EIO, errno.EINVAL) or not self.batch.gso or not is_segmented:
+            return False
+        self.batch.gso = False
+        log.info("segmentation offload refused, sending one by one", family=self.family, errno=errno.errorcode[error])
+        return True
+
+    def refuse_ecn(self) -> None:
+        """Takes note that a datagram was refused with its ECN mark and taken without."""
+        self.batch.ecn = False
+        log.info("the kernel refuses ECN marks, sending without", family=self.family)
 
     def close(self) -> None:
         self.sock.close()
@@ -315,15 +319,31 @@ class UdpSockets:
             if error in (errno.EAGAIN, errno.ENOBUFS):
                 self._wait(udp, batch, runs, index, row, now)
                 return
-            if not udp.refuse_offload(error):
-                udp.counters.refused += 1
-                self._errors.append(_send_error(error, batch, runs, index))
-                if udp.batch.gso and int(runs.runs[index]["count"]) > 1:
-                    return  # The whole call was refused for a reason that the rest shares.
-                row = int(batch.next[row])
-                if row < 0:
-                    return
+            if udp.refuse_offload(error, is_segmented=int(batch.next[row]) >= 0):
+                row, error = udp.batch.send_rows(batch, runs, index, row)
+                continue
+            if error == errno.EINVAL and udp.batch.ecn:
+                row, error = self._retry_without_ecn(udp, batch, runs, index, row)
+                if error != errno.EINVAL:
+                    continue
+            udp.counters.refused += 1
+            self._errors.append(_send_error(error, batch, runs, index))
+            if udp.batch.gso and int(runs.runs[index]["count"]) > 1:
+                return  # The whole call was refused for a reason that the rest shares.
+            row = int(batch.next[row])
+            if row < 0:
+                return
             row, error = udp.batch.send_rows(batch, runs, index, row)
+
+    @staticmethod
+    def _retry_without_ecn(udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int) -> tuple[int, int]:
+        """Tries the mark as the culprit; if it was not, marks stay in use."""
+        udp.batch.ecn = False
+        row, error = udp.batch.send_rows(batch, runs, index, row)
+        udp.batch.ecn = True
+        if error != errno.EINVAL:
+            udp.refuse_ecn()
+        return row, error
 
     def _wait(self, udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int, now: Instant) -> None:
         run = runs.runs[index]
@@ -369,7 +389,7 @@ class UdpSockets:
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     return False
-                if udp.refuse_offload(error.errno or 0):
+                if udp.refuse_offload(error.errno or 0, is_segmented=size > item.stride > 0):
                     continue
                 udp.counters.refused += 1
                 self._errors.append(error)
