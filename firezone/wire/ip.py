@@ -135,7 +135,7 @@ def _check_transport(packet: bytes, protocol: int, at: int) -> None:
 def syn_key(packet: bytes, header: IpHeader) -> bytes | None:
     """Returns what identifies a TCP SYN whatever its options say: addresses, ports, sequence number. None for anything else."""
     at = header.transport
-    if header.protocol != TCP or len(packet) < at + 14 or packet[at + 13] & (_SYN | _ACK) != _SYN:
+    if header.protocol != TCP or packet[at + 13] & (_SYN | _ACK) != _SYN:
         return None
     return header.source.packed + header.destination.packed + packet[at : at + 8]
 

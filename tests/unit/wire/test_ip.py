@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,14 +89,14 @@ def test_an_error_about_any_packet_is_a_packet_with_right_checksums(packet: byte
         assert len(quoted) == min(1232, len(packet))
 
 
-@given(packets.any_packet())
-def test_what_the_compiled_stage_forwards_decodes_to_the_same_and_nothing_else_does(packet: bytes) -> None:
+def agrees(packet: bytes) -> bool:
+    """Whether a packet decodes to what the compiled stage makes of it. Returns whether both accept it."""
     batch = batch_of([packet])
     parse_batch(batch, False)
     if batch.verdict[0] != Verdict.FORWARD:
         with pytest.raises(WireError):
             decode_ip(packet)
-        return
+        return False
     header = decode_ip(packet)
     assert header.version == batch.ip_version[0]
     assert (header.protocol, header.transport) == (batch.protocol[0], batch.transport[0])
@@ -105,6 +106,72 @@ def test_what_the_compiled_stage_forwards_decodes_to_the_same_and_nothing_else_d
     at, size = (12, 4) if header.version == 4 else (8, 16)
     assert header.source.packed == packet[at : at + size]
     assert header.destination.packed == packet[at + size : at + 2 * size]
+    return True
+
+
+@given(packets.any_packet())
+def test_what_the_compiled_stage_forwards_decodes_to_the_same_and_nothing_else_does(packet: bytes) -> None:
+    agrees(packet)
+
+
+def v4(protocol: int, payload: bytes, **network: Any) -> bytes:
+    return packets.ip("10.0.0.1", "10.0.0.2", protocol, payload, **network)
+
+
+def v6(protocol: int, payload: bytes, extensions: bytes = b"") -> bytes:
+    return packets.ip("fd00::1", "fd00::2", protocol, payload, extensions=extensions)
+
+
+def tcp_header(words: int = 5) -> bytes:
+    return bytes(12) + bytes([words << 4]) + bytes(7)
+
+
+def udp_header(length: int) -> bytes:
+    return bytes(4) + length.to_bytes(2, "big") + bytes(2)
+
+
+AH = bytes([packets.UDP, 1]) + bytes(10)
+PLAIN, ATOMIC = bytes([packets.UDP]) + bytes(7), bytes([packets.UDP, 0, 0, 6]) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("packet", "accepted"),
+    [
+        (b"", False), (b"\x45", False), (b"\x60", False), (b"\x55" + bytes(39), False),
+        (v4(47, b"")[:19], False), (v6(47, b"")[:39], False),
+        (v4(47, b"x" * 4, options=bytes(4)), True), (b"\x44" + v4(47, b"x")[1:], False), (b"\x4f" + v4(47, b"x")[1:], False),
+        (v4(47, b"x") + b"y", False), (v4(47, b"xy")[:-1], False), (v6(47, b"x") + b"y", False), (v6(47, b"xy")[:-1], False),
+        (v4(47, bytes(1260)), True), (v4(47, bytes(1261)), False), (v6(47, bytes(1240)), True), (v6(47, bytes(1241)), False),
+        (v4(47, b"x", flags=0x2000), False), (v4(47, b"x", flags=0x0001), False), (v4(47, b"x", flags=0x8000), True),
+        (v4(51, AH + udp_header(8)), True), (v4(51, AH[:11]), False), (v4(51, bytes([17, 9]) + AH[2:]), False),
+        (v6(51, AH + udp_header(8)), True), (v6(51, bytes([17, 0]) + bytes(10) + udp_header(8)), False),
+        (v6(0, udp_header(8), PLAIN), True), (v6(60, udp_header(8), PLAIN), True), (v6(43, udp_header(8), PLAIN), True),
+        (v6(60, udp_header(8), bytes([0]) + bytes(7) + PLAIN), False),
+        (v6(60, udp_header(8), bytes([60]) + bytes(7) + PLAIN), True),
+        (v6(60, b"", PLAIN[:7]), False), (v6(60, b"", bytes([17, 1]) + bytes(13)), False),
+        (v6(44, udp_header(8), ATOMIC), True), (v6(44, udp_header(8), bytes([17, 0, 0, 1]) + bytes(4)), False),
+        (v6(44, udp_header(8), bytes([17, 0, 0, 8]) + bytes(4)), False),
+        (v6(44, udp_header(8), bytes([17, 9, 0, 0]) + bytes(4)), True),
+        (v4(1, bytes([8]) + bytes(7)), True), (v4(1, bytes([8]) + bytes(6)), False), (v6(58, bytes(8)), True),
+        (v6(58, bytes(7)), False),
+        (v4(58, bytes(8)), False), (v6(1, bytes(8)), False),
+        (v4(17, udp_header(8)), True), (v4(17, udp_header(9)), False), (v4(17, udp_header(7)), False), (v4(17, bytes(7)), False),
+        (v4(6, tcp_header()), True), (v4(6, tcp_header()[:19]), False), (v4(6, tcp_header(4)), False),
+        (v4(6, tcp_header(6)), False),
+        (v4(6, tcp_header(6) + bytes(4)), True),
+    ],
+)  # fmt: skip
+def test_every_rule_of_acceptance_is_that_of_the_compiled_stage(packet: bytes, accepted: bool) -> None:
+    assert agrees(packet) is accepted
+
+
+def test_errors_say_what_and_where() -> None:
+    with pytest.raises(WireError, match=r"^An empty packet\.$"):
+        decode_ip(b"")
+    with pytest.raises(WireError, match=r"^IP version 5\.$"):
+        decode_ip(b"\x55")
+    with pytest.raises(WireError, match="21 bytes says it has 20"):
+        decode_ip(v4(47, b"") + b"x")
 
 
 @given(st.binary(max_size=1400))
