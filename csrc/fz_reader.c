@@ -78,7 +78,7 @@ static int read_sources(fz_reader *r, const struct pollfd *fds, uint32_t count) 
     if (s->kind == FZ_READER_TUN) got = fz_tun_fill(s->fd, r->ring, FZ_READER_BURST, s->tun, &wake);
     else got = fz_udp_fill(s->fd, s->socket_id, s->port, r->ring, FZ_READER_BURST, s->udp, &wake);
     if (wake) ring_bell(r->ready_fd);
-    if (got == -ENODEV || got == -EBADF) return got;
+    if (got == -ENODEV || got == -EBADF || got == -EBADFD) return got;
     if (got < 0 && got != -EAGAIN && got != -EINTR) {
       r->last_error = -got;
       poll(NULL, 0, 10); /* an error that stays must not spin */

@@ -67,8 +67,8 @@ class ReaderThread:
             errors.append(OSError(error, f"{self.name} could not read: {os.strerror(error)}"))
         if self._death is not None and not self._told:
             self._told = True
-            why = os.strerror(self._death) if self._death else "it was not asked to"
-            errors.append(ReaderStopped(f"The reader {self.name} stopped: {why}."))
+            why = os.strerror(self._death) if self._death else "nobody asked it to"
+            errors.append(ReaderStopped(f"What the {self.name} read from is gone: {why}."))
         return errors
 
     def _run(self) -> None:

@@ -40,6 +40,7 @@ _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
 _OFFLOADS = ((_CSUM | _TSO4 | _TSO6 | _USO4 | _USO6, "tso+uso"), (_CSUM | _TSO4 | _TSO6, "tso"))
 _VNET_SIZE = 10
+_GONE = {errno.ENODEV, errno.EBADF, errno.EBADFD}
 
 
 class TunDevice:
@@ -84,10 +85,7 @@ class TunDevice:
         try:
             self.port.fill(self.ring, max_reads)
         except OSError as error:
-            # A device that is down answers EIO or EBADFD until it is up again; one that is gone never comes back.
-            if error.errno in (errno.ENODEV, errno.EBADF):
-                raise TunClosed(f"The TUN device {self.name} is gone.") from error
-            self._errors.append(error)
+            self._errors.append(self._explain(error.errno or 0, "reading from"))
 
     def release(self, entries: int) -> None:
         self.ring.release(entries)
@@ -150,10 +148,14 @@ class TunDevice:
         if error == errno.EINVAL and count > 1 and self.coalesce:
             self.coalesce = False
             log.info("the TUN device refuses super-packets, writing single packets from now on", device=self.name)
-        elif error in (errno.ENODEV, errno.EBADF):
-            raise TunClosed(f"The TUN device {self.name} is gone.")
         else:
-            self._errors.append(OSError(error, f"writing to {self.name} failed: {os.strerror(error)}"))
+            self._errors.append(self._explain(error, "writing to"))
+
+    def _explain(self, error: int, what: str) -> Exception:
+        """Returns what an errno means here. A device that is down answers EIO until it is up again."""
+        if error in _GONE:
+            return TunClosed(f"The TUN device {self.name} is gone; somebody has deleted it.")
+        return OSError(error, f"{what} {self.name} failed: {os.strerror(error)}")
 
     def _write_frame(self, frame: bytes) -> bool:
         try:

@@ -129,7 +129,15 @@ def reset_by_signal(stack: Stack) -> dict[str, Any]:
     return {"waits_s": waits, "is_running": stack.client.process.poll() is None}
 
 
+def device_deleted(stack: Stack) -> dict[str, Any]:
+    """Somebody deletes the TUN device under the client: it ends and says why."""
+    stack.topology.client.run("ip", "link", "del", "tun-firezone")
+    status = stack.client.process.wait(timeout=10)
+    return {"status": status, "says": "is gone" in stack.client.log.read_text()}
+
+
 SCENARIOS = {
+    "device_deleted": device_deleted,
     "kill_and_restart": kill_and_restart,
     "flood_with_garbage": flood_with_garbage,
     "portal_away": portal_away,

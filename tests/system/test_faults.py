@@ -48,3 +48,9 @@ def test_client_starts_over_on_sighup_any_number_of_times() -> None:
     found = run("reset_by_signal")
     assert found["is_running"]
     assert all(wait < RETRY_LIMIT_S for wait in found["waits_s"])
+
+
+@pytest.mark.parametrize("reader_threads", ["on", "off"])
+def test_deleted_device_ends_the_client_with_a_reason(reader_threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIREZONE_READER_THREADS", reader_threads)
+    assert run("device_deleted") == {"status": 1, "says": True}
