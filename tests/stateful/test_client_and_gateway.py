@@ -203,6 +203,25 @@ def test_a_more_specific_resource_takes_its_packets_to_its_own_gateway() -> None
     assert reaches(world, client, second)
 
 
+@pytest.mark.parametrize(("wide", "narrow"), [("10.0.0.0/16", NET), (NET, NET)])
+@pytest.mark.parametrize("gateway_count", [1, 2])
+def test_resources_over_the_same_address_share_it_by_their_ports(wide: str, narrow: str, gateway_count: int) -> None:
+    world = World()
+    udp_53 = Filter(protocol="udp", port_range_start=53, port_range_end=53)
+    world.portal.add(cidr(10, wide, UDP_80), cidr(11, narrow, udp_53))
+    gateways = [world.gateway(), world.gateway(3, "198.51.100.2")][:gateway_count]
+    world.portal.gateway_for = {uid(10): gateways[0].id, uid(11): gateways[-1].id}
+    client = world.client()
+    for number, port in enumerate((53, 80, 53, 80)):
+        client.send(request(client, number=number, port=port))
+        world.run(1)
+        serving = gateways[-1] if port == 53 else gateways[0]
+        assert serving.received() == [request(client, number=number, port=port)]
+    client.send(request(client, port=81))
+    world.run(1)
+    assert [gateway.received() for gateway in gateways] == [[]] * gateway_count
+
+
 def test_a_resource_whose_filters_change_is_asked_for_anew_and_filtered() -> None:
     world, client, gateway = connected()
     world.portal.revoke(client.id, 10)

@@ -1,8 +1,8 @@
 """The resources a client may use, and which of them owns which network.
 
 Different prefixes coexist and the longest wins. Of several resources with the same prefix one is active: the one that is
-connected already, else the one with the largest id. For a packet that no gateway serves yet, a resource whose filters let it
-through goes before one that does not.
+connected already, else the one with the largest id. But a resource whose filters let a packet through goes before one that
+does not: while such rivals of a network are not served by the same gateway, its packets are looked at one by one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from firezone.base.net import Network, covers
 from firezone.base.timing import SECOND
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP
 from firezone.wire.portal import client as wire
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from firezone.base.ids import ResourceId, SiteId
-    from firezone.base.net import Address, Network
+    from firezone.base.net import Address
     from firezone.base.timing import Instant
     from firezone.wire.ip import IpHeader
     from firezone.wire.portal.shared import Filter
@@ -90,6 +91,23 @@ class ResourceBook:
         resource = self.resources[best]
         assert isinstance(resource, wire.CidrResource)
         return resource, is_permitted
+
+    def rivals(self, network: Network) -> list[ResourceId]:
+        """Returns the resources that may be better than the owner of a network for some packets: those with other filters.
+
+        An owner without filters lets everything through, and its prefix is the longest there: it has no rivals.
+        """
+        owner = self.active[network]
+        if not owner.filters:
+            return []
+        return [
+            resource_id
+            for resource_id, resource in self.resources.items()
+            if isinstance(resource, wire.CidrResource)
+            and resource_id not in self.disabled
+            and covers(resource.address, network)
+            and resource.filters != owner.filters
+        ]
 
     def must_restart(self, resource: wire.Resource) -> bool:
         """Tells whether a resource that arrives again differs in what its traffic depends on: kind, address, sites or filters."""

@@ -340,14 +340,20 @@ class ClientState(TunnelState):
             covered = [closed for closed in FIXED_ROUTES if covers(network, closed)]
             if any(covers(closed, network) for closed in FIXED_ROUTES):
                 continue  # Tunnel addresses are never a resource.
-            cid = self._gateway_of.get(resource.id)
-            routes |= {network: None if cid is None else self.node.row_of(cid)} | dict.fromkeys(covered)
+            routes |= {network: self._row_for(network, resource.id)} | dict.fromkeys(covered)
         for cid, gateway in self._gateways.items():
             row = self.node.row_of(cid)
             routes |= dict.fromkeys(gateway.networks, row)
             local = tuple(ipaddress.ip_network(address) for address in self._own)
             self._set_filter(cid, None if row is None else PeerFilterSet(row, remote=self._allowed_sources(cid), local=local))
         self._set_routes(routes)
+
+    def _row_for(self, network: Network, owner: ResourceId) -> PeerRow | None:
+        """Returns where all packets to a network go; None while they must be looked at one by one, by their ports."""
+        cid = self._gateway_of.get(owner)
+        if cid is None or any(self._gateway_of.get(rival) != cid for rival in self._book.rivals(network)):
+            return None
+        return self.node.row_of(cid)
 
     def _allowed_sources(self, cid: ConnectionId) -> tuple[Network, ...]:
         gateway = self._gateways.get(cid)
