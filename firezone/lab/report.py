@@ -62,6 +62,8 @@ class Report:
         for name, text in self._rows():
             table.add_row(name, Text(text, overflow="fold"))
         console.print(table)
+        # Beside the table, which would break a long path that somebody wants to copy.
+        console.print(f"logs: {self.logs}", highlight=False, soft_wrap=True)
         for error in self.errors:
             console.print(f"[red]error:[/red] {error}", highlight=False)
 
@@ -84,5 +86,4 @@ class Report:
                 rows.append((f"{name} CPU", f"{self.cpu_s_per_gb[name]:.2f} s per GB"))
             if name in self.resident_mib:
                 rows.append((f"{name} memory", f"{self.resident_mib[name]:.0f} MiB resident"))
-        rows.append(("logs", self.logs))
         return rows
