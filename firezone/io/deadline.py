@@ -39,8 +39,12 @@ class DeadlineTimer:
         self._deadline: Instant | None = None
 
     def arm(self, deadline: Instant | None) -> None:
-        """Sets the deadline; None disarms. A deadline in the past fires at once. Does nothing when it did not change."""
-        if deadline == self._deadline:
+        """Sets the deadline; None disarms. A deadline in the past fires at once.
+
+        A deadline that only moved back leaves the timer as it is: it then fires early, once, and is armed anew. Most packets
+        move some deadline back, and a system call for each would be wasted.
+        """
+        if deadline == self._deadline or (deadline is not None and self._deadline is not None and deadline > self._deadline):
             return
         self._deadline = deadline
         # Zero disarms a timerfd, so the earliest deadline is one nanosecond after boot.

@@ -78,6 +78,7 @@ class Host:
 
     def rebind(self) -> None:
         """Replaces the outer sockets; what waits in them is gone."""
+        self.tunnel.unwatch()
         self.ends.rebind()
         self.tunnel.watch()
 

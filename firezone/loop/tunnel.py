@@ -65,6 +65,11 @@ class Tunnel:
         if readable != self._watched or blocked != self._blocked:
             self._change_watch(readable, blocked)
 
+    def unwatch(self) -> None:
+        """Forgets all descriptors; call it before sockets are replaced, since new ones may get the numbers of the old."""
+        if self._loop is not None:
+            self._change_watch(set(), set())
+
     def touch(self) -> None:
         """Call it after anything outside the tick has called the machine: takes its outputs and sets the timer anew."""
         self.engine.touch()
@@ -87,7 +92,8 @@ class Tunnel:
             if self._loop is None:
                 return
             if not more and engine.sleeps():
-                self.watch()
+                if engine.tun_held or self._blocked:
+                    self.watch()
                 self._arm()
                 return
         self._arm()

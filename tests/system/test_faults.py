@@ -48,6 +48,7 @@ def test_client_starts_over_on_sighup_any_number_of_times() -> None:
     found = run("reset_by_signal")
     assert found["is_running"]
     assert all(wait < RETRY_LIMIT_S for wait in found["waits_s"])
+    assert found["rtt_ms"]["p50"] < 100
 
 
 @pytest.mark.parametrize("reader_threads", ["on", "off"])
