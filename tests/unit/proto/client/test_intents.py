@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from firezone.base.errors import RemoteError, WireError
@@ -16,7 +17,7 @@ from firezone.wire.ip import decode_ip
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import Filter, RelaysPresence, convert
 from tests.harness import packets
-from tests.harness.roles import cidr, uid
+from tests.harness.roles import cidr, interface_of, uid
 from tests.unit.proto.client.bench import NET, OWN_V4, OWN_V6, SERVER, Client, connected, failed, granted, udp
 
 # 17.2 intents and buffering
@@ -149,8 +150,24 @@ def test_a_connection_on_new_terms_must_be_asked_for_by_every_resource_again() -
     client.events()
     client.tell(granted(11, key=5))
     client.events()
+    filters = [update for update in client.updates() if isinstance(update, PeerFilterSet)]
+    assert NET not in map(str, filters[-1].remote), "nothing comes from there before it is granted again"
     client.send(udp())
     assert [intent.resource_id for intent in client.intents()] == [uid(10)]
+
+
+def test_a_gateway_whose_tunnel_addresses_change_is_known_by_the_new_ones() -> None:
+    client = connected(cidr(11, "10.0.1.0/24"))
+    client.send(udp("10.0.1.7"))
+    ipv4, ipv6 = interface_of(77)
+    client.tell(msgspec.structs.replace(granted(11), gateway_ipv4=ipv4, gateway_ipv6=ipv6))
+    assert str(ipv4) + "/32" in client.routes()
+    client.events()
+    for address in (str(ipv4), str(ipv6)):
+        client.send(udp(address))
+    (connection,) = client.state.node._connections
+    assert list(connection._packets)[-2:] == [udp(str(ipv4)), udp(str(ipv6))]
+    assert client.intents() == []
 
 
 def test_a_resource_that_moves_to_another_gateway_leaves_no_unused_connection_behind() -> None:
