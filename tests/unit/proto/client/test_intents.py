@@ -53,6 +53,14 @@ def test_an_answer_nobody_waits_for_makes_no_connection() -> None:
     assert len(client.state.node) == 0
 
 
+def test_while_connecting_packets_join_those_that_wait_and_nobody_is_asked() -> None:
+    client = connected()
+    client.send(udp(number=9), 5.0)
+    assert client.intents() == []
+    (connection,) = client.state.node._connections
+    assert list(connection._packets) == [udp(), udp(number=9)]
+
+
 def test_a_second_answer_changes_nothing() -> None:
     client = connected()
     client.tell(granted(10, gateway=3, key=7))
