@@ -15,7 +15,7 @@ KEPT_RATE = 0.6
 """Share of its rate that a transfer must keep while a million garbage datagrams arrive."""
 
 
-@pytest.mark.parametrize("name", ["client", "gateway", "portal"])
+@pytest.mark.parametrize("name", ["client", "gateway", "portal", "web"])
 def test_killed_program_comes_back_and_so_does_the_transfer(name: str) -> None:
     found = run("kill_and_restart", name)
     assert found["recovered_after_s"] <= RETRY_LIMIT_S
