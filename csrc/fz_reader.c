@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define ERROR_PAUSE_MS 10
+
 static void ring_bell(int fd) {
   uint64_t one = 1;
   ssize_t done = write(fd, &one, sizeof one); /* fails only when the bell rings already */
@@ -54,11 +56,7 @@ void fz_reader_stop(fz_reader *r) {
 }
 
 int fz_reader_take_error(fz_reader *r) {
-  pthread_mutex_lock(&r->lock);
-  int error = r->last_error;
-  r->last_error = 0;
-  pthread_mutex_unlock(&r->lock);
-  return error;
+  return atomic_exchange_explicit(&r->last_error, 0, memory_order_relaxed);
 }
 
 /* Sleeps until the consumer gives slots back or somebody wants something. */
@@ -69,22 +67,33 @@ static void wait_for_space(fz_reader *r) {
   hush_bell(r->space_fd);
 }
 
-/* Reads a burst from every readable source. Returns 0, or -errno when a device is gone for good. */
+/* An error that stays must not spin; a word from the owner ends the pause. */
+static void pause_after_error(fz_reader *r) {
+  struct pollfd control = {.fd = r->control_fd, .events = POLLIN};
+  poll(&control, 1, ERROR_PAUSE_MS);
+}
+
+/* Reads a burst from every readable source. Returns 0, 1 when one refused, or -errno when a device is gone for good. */
 static int read_sources(fz_reader *r, const struct pollfd *fds, uint32_t count) {
-  for (uint32_t i = 0; i < count && i < r->count; i++) {
+  int refused = 0;
+  r->turn++;
+  for (uint32_t n = 0; n < count; n++) {
+    uint32_t i = (r->turn + n) % count;
+    if (i >= r->count) continue;
     fz_reader_source *s = &r->sources[i];
     int wake = 0, got;
     if (s->fd != fds[i].fd || fds[i].revents == 0) continue;
     if (s->kind == FZ_READER_TUN) got = fz_tun_fill(s->fd, r->ring, FZ_READER_BURST, s->tun, &wake);
     else got = fz_udp_fill(s->fd, s->socket_id, s->port, r->ring, FZ_READER_BURST, s->udp, &wake);
     if (wake) ring_bell(r->ready_fd);
-    if (got == -ENODEV || got == -EBADF || got == -EBADFD) return got;
+    /* A TUN descriptor whose device was deleted answers EBADFD for ever; one that is merely down answers EAGAIN. */
+    if (s->kind == FZ_READER_TUN && (got == -ENODEV || got == -EBADF || got == -EBADFD)) return got;
     if (got < 0 && got != -EAGAIN && got != -EINTR) {
-      r->last_error = -got;
-      poll(NULL, 0, 10); /* an error that stays must not spin */
+      atomic_store_explicit(&r->last_error, -got, memory_order_relaxed);
+      refused = 1;
     }
   }
-  return 0;
+  return refused;
 }
 
 int fz_reader_run(fz_reader *r) {
@@ -105,10 +114,9 @@ int fz_reader_run(fz_reader *r) {
     pthread_mutex_lock(&r->lock);
     int error = read_sources(r, fds, count);
     pthread_mutex_unlock(&r->lock);
-    if (error) {
-      ring_bell(r->ready_fd);
-      return error;
-    }
+    if (error) ring_bell(r->ready_fd); /* the consumer takes the error, so it must look */
+    if (error < 0) return error;
+    if (error) pause_after_error(r);
     if (fz_ring_free(r->ring) == 0) wait_for_space(r);
   }
 }

@@ -11,6 +11,7 @@
 #define FZ_READER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "fz_ring.h"
 #include "fz_tun.h"
@@ -39,7 +40,8 @@ typedef struct fz_reader {
   int space_fd;
   int control_fd;
   int stopping;
-  int last_error; /* errno of the last refused read; taken by whoever looks */
+  uint32_t turn;          /* source that is read first: each in turn, or a full ring would always feed the same one */
+  _Atomic int last_error; /* errno of the last refused read; taken by whoever looks, who must not wait for a read */
 } fz_reader;
 
 /* Returns 0 or -errno. */

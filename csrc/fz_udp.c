@@ -230,3 +230,18 @@ int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ec
   }
   return sent;
 }
+
+int fz_udp_send_bytes(int fd, const uint8_t *data, size_t size, uint16_t stride, const fz_addr *local, const fz_addr *remote, int ecn,
+                      fz_udp_stats *stats) {
+  struct iovec vector = {(void *)(uintptr_t)data, size};
+  struct sockaddr_storage name;
+  struct msghdr m = {.msg_name = &name, .msg_namelen = address_to(&name, remote), .msg_iov = &vector, .msg_iovlen = 1};
+  control space;
+  write_control(&m, &space, local, remote->family, ecn, size > stride ? stride : 0);
+  ssize_t done = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+  stats->send_calls++;
+  if (done < 0) return -errno;
+  stats->sent += stride ? (size + stride - 1) / stride : 1;
+  stats->send_bytes += size;
+  return 0;
+}

@@ -34,4 +34,9 @@ int fz_udp_fill(int fd, uint16_t socket_id, uint16_t port, fz_ring *ring, uint32
  * *error the errno that stopped it (0: none). */
 int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ecn, int32_t *row, int *error, fz_udp_stats *stats);
 
+/* Sends size bytes in one call: one datagram, or with stride > 0 datagrams of stride bytes, the last one shorter. local's family 0
+ * lets the kernel choose the source, ecn < 0 leaves out the ECN control message. Returns 0 or -errno. */
+int fz_udp_send_bytes(int fd, const uint8_t *data, size_t size, uint16_t stride, const fz_addr *local, const fz_addr *remote, int ecn,
+                      fz_udp_stats *stats);
+
 #endif

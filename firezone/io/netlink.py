@@ -58,7 +58,6 @@ class Netlink:
         self._route: IPRoute | None = None
         self._routes: set[Network] = set()
         self._addresses: set[Any] = set()
-        """Addresses that we put on the device; others' are not ours to remove."""
 
     async def start(self) -> None:
         """Opens netlink and clears what an earlier run of ours left behind."""
@@ -66,7 +65,9 @@ class Netlink:
         await self._run(self._clear_leftovers)
 
     async def set_addresses(self, addresses: Iterable[str]) -> None:
-        """Gives the device exactly these addresses (as /32 and /128), MTU and queue length, sets it up and adds the rules.
+        """Gives the device these addresses (as /32 and /128), MTU and queue length, sets it up and adds the rules.
+
+        Addresses of an earlier call that are no longer wanted go; what others gave the device stays.
 
         Raises: ConfigError when no address could be set.
         """
@@ -121,7 +122,7 @@ class Netlink:
         self._try("set addr_gen_mode", self._ip.link, "set", index=index, IFLA_AF_SPEC=no_link_local)
         wanted = {ipaddress.ip_interface(address).ip for address in addresses}
         present = {
-            ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")): message["prefixlen"]
+            ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
             for message in self._ip.get_addr(index=index)
         }
         self._ip.link("set", index=index, mtu=MAX_PACKET_SIZE, txqlen=QUEUE_LENGTH)
@@ -137,11 +138,10 @@ class Netlink:
             ):
                 working.append(address)
         # Only now: with its last address a device would lose its routes too.
-        for address, prefix in present.items():
-            if address in self._addresses - wanted:
-                self._try("remove address", self._ip.addr, "del", index=index, address=str(address), prefixlen=prefix)
-        self._ip.link("set", index=index, state="up")
+        for address in sorted(self._addresses - wanted, key=str):
+            self._try("remove address", self._ip.addr, "del", index=index, address=str(address), prefixlen=address.max_prefixlen)
         self._addresses = set(working)
+        self._ip.link("set", index=index, state="up")
         if wanted and not working:
             raise ConfigError(f"No address could be given to {self.device}: neither IPv4 nor IPv6 is available.")
         for version in sorted({address.version for address in working}):
@@ -172,22 +172,36 @@ class Netlink:
 
     def _sync_link_routes(self) -> None:
         own = self._index()
+        up = {link["index"] for link in self._ip.get_links() if link.get_attr("IFLA_OPERSTATE") in ("UP", "UNKNOWN")}
         for family in _FAMILIES:
-            for message in self._ip.get_routes(family=family, table=_MAIN_TABLE):
-                destination, device = message.get_attr("RTA_DST"), message.get_attr("RTA_OIF")
-                is_link = message["scope"] == _SCOPE_LINK or (family == socket.AF_INET6 and not message.get_attr("RTA_GATEWAY"))
-                if destination is None or device in (None, own) or not is_link:
-                    continue
-                self._try(
-                    "copy link route",
-                    self._ip.route,
-                    "replace",
-                    dst=f"{destination}/{message['dst_len']}",
-                    oif=device,
-                    table=LINK_TABLE,
-                    proto=_PROTOCOL_STATIC,
-                    scope=message["scope"],
-                )
+            wanted = self._link_routes(family, _MAIN_TABLE)
+            # Only what is missing: even a replacement by the same is an event, and the event would bring us here again.
+            present = self._link_routes(family, LINK_TABLE)
+            for destination, device, metric, scope in sorted(wanted - present):
+                if device in up and device != own:
+                    self._try(
+                        "copy link route",
+                        self._ip.route,
+                        "replace",
+                        dst=destination,
+                        oif=device,
+                        priority=metric,
+                        table=LINK_TABLE,
+                        proto=_PROTOCOL_STATIC,
+                        scope=scope,
+                        family=family,
+                    )
+
+    def _link_routes(self, family: int, table: int) -> set[tuple[str, int, int, int]]:
+        """Returns destination, device, metric and scope of the routes that need no gateway."""
+        found = set()
+        for message in self._ip.get_routes(family=family, table=table):
+            destination, device = message.get_attr("RTA_DST"), message.get_attr("RTA_OIF")
+            is_link = message["scope"] == _SCOPE_LINK or (family == socket.AF_INET6 and not message.get_attr("RTA_GATEWAY"))
+            if destination is not None and device is not None and is_link:
+                metric = int(message.get_attr("RTA_PRIORITY") or 0)
+                found.add((f"{destination}/{message['dst_len']}", int(device), metric, int(message["scope"])))
+        return found
 
     def _local_addresses(self) -> list[str]:
         up = {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links() if link["flags"] & 1}

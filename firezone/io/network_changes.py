@@ -18,6 +18,8 @@ LONGEST_WAIT_S = 2.0
 
 _GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE."""
+_READS = 64
+"""Reads per wake-up: a storm of events must not hold the loop."""
 
 
 class NetworkChanges:
@@ -41,8 +43,8 @@ class NetworkChanges:
     def _on_events(self) -> None:
         # ENOBUFS means that events were lost; the look that follows finds out what they were.
         with contextlib.suppress(OSError):
-            while self._socket.recv(65536):
-                pass
+            for _ in range(_READS):
+                self._socket.recv(65536)
         if self._pending is None:
             self._first_at = self._loop.time()
         else:

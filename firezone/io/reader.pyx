@@ -41,16 +41,19 @@ cdef class ReaderCore:
     cdef fz_reader _c
     cdef PacketRing _ring
     cdef list _ports
+    cdef bint _is_open
 
-    def __cinit__(self, PacketRing ring):
+    def __cinit__(self, PacketRing ring not None):
         self._ring = ring
         self._ports = []
         cdef int error = fz_reader_init(&self._c, ring._c)
         if error:
             raise OSError(-error, "a reader's eventfds could not be made")
+        self._is_open = True
 
     def __dealloc__(self):
-        fz_reader_free(&self._c)
+        if self._is_open:  # Else the fields are zero, and zero is somebody's descriptor.
+            fz_reader_free(&self._c)
 
     @property
     def ready_fd(self) -> int:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,12 @@ _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 _CSUM, _TSO4, _TSO6, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x20, 0x40
 _OFFLOADS = ((_CSUM | _TSO4 | _TSO6 | _USO4 | _USO6, "tso+uso"), (_CSUM | _TSO4 | _TSO6, "tso"))
 _VNET_SIZE = 10
-_GONE = {errno.ENODEV, errno.EBADF, errno.EBADFD}
+_NAME_SIZE = 16
+_GONE = (errno.ENODEV, errno.EBADF, errno.EBADFD)
+"""A deleted interface leaves its descriptor answering EBADFD; one that is merely down answers EAGAIN or EIO."""
+_MAX_ERRORS = 16
+_BUSY_PATIENCE_S, _BUSY_PAUSE_S = 1.0, 0.05
+"""How long a predecessor that is just ending may hold on to the interface."""
 
 
 class TunDevice:
@@ -51,7 +57,7 @@ class TunDevice:
         self.name = name
         self.offload = offload
         """"tso+uso", "tso" or "none"."""
-        # Without USO the device would refuse joined UDP, so nothing is joined then.
+        # Without USO the kernel may refuse joined UDP, and a join of TCP alone does not exist.
         self.coalesce = offload == "tso+uso"
         self.ring = PacketRing(slots)
         self.port = TunBatchPort(fd)
@@ -67,6 +73,8 @@ class TunDevice:
 
         Raises: ConfigError, saying what to do, when the host does not let us.
         """
+        if not 0 < len(name.encode()) < _NAME_SIZE:
+            raise ConfigError(f"{name!r} is no name for an interface: it takes 1 to {_NAME_SIZE - 1} bytes.")
         fd = _open_node()
         try:
             request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)
@@ -85,7 +93,7 @@ class TunDevice:
         try:
             self.port.fill(self.ring, max_reads)
         except OSError as error:
-            self._errors.append(self._explain(error.errno or 0, "reading from"))
+            self._note(self._explain(error.errno or 0, "reading from"))
 
     def release(self, entries: int) -> None:
         self.ring.release(entries)
@@ -96,7 +104,7 @@ class TunDevice:
     # sink
 
     def write_runs(self, batch: PacketBatch, runs: RunList, now: Instant) -> None:
-        """Writes every run. A refused super-packet is lost (its sender repeats it) and ends coalescing."""
+        """Writes every run. A refused super-packet goes out again packet by packet, as do all from then on."""
         index = 0
         while index < runs.n:
             if self._waiting:
@@ -108,8 +116,10 @@ class TunDevice:
                 continue
             if error in (errno.EAGAIN, errno.ENOBUFS):
                 self._wait(_run_bytes(batch, runs, index), now)
+            elif error == errno.EINVAL and int(runs.runs[index]["count"]) > 1:
+                self._write_singly(batch, int(runs.runs[index]["first"]), now)
             else:
-                self._refuse(error, int(runs.runs[index]["count"]))
+                self._refuse(error)
             index += 1
 
     def write(self, packet: bytes, now: Instant) -> None:
@@ -143,19 +153,29 @@ class TunDevice:
             os.close(self.fd)
             self.fd = -1
 
-    def _refuse(self, error: int, count: int) -> None:
-        self._refused += count
-        if error == errno.EINVAL and count > 1 and self.coalesce:
+    def _write_singly(self, batch: PacketBatch, row: int, now: Instant) -> None:
+        """Writes the rows of a refused super-packet as they came: joining only laid new headers before them."""
+        if self.coalesce:
             self.coalesce = False
             log.info("the TUN device refuses super-packets, writing single packets from now on", device=self.name)
-        else:
-            self._errors.append(self._explain(error, "writing to"))
+        while row >= 0:
+            start = int(batch.offset[row])
+            self.write(batch.slab[start : start + int(batch.length[row])].tobytes(), now)
+            row = int(batch.next[row])
+
+    def _refuse(self, error: int) -> None:
+        self._refused += 1
+        self._note(self._explain(error, "writing to"))
 
     def _explain(self, error: int, what: str) -> Exception:
         """Returns what an errno means here. A device that is down answers EIO until it is up again."""
         if error in _GONE:
             return TunClosed(f"The TUN device {self.name} is gone; somebody has deleted it.")
         return OSError(error, f"{what} {self.name} failed: {os.strerror(error)}")
+
+    def _note(self, error: Exception) -> None:
+        if len(self._errors) < _MAX_ERRORS or isinstance(error, TunClosed):
+            self._errors.append(error)
 
     def _write_frame(self, frame: bytes) -> bool:
         try:
@@ -165,7 +185,7 @@ class TunDevice:
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 return False
-            self._refuse(error.errno or 0, 1)
+            self._refuse(error.errno or 0)
         return True
 
     def _wait(self, frame: bytes, now: Instant) -> None:
@@ -207,7 +227,7 @@ def _open_node() -> int:
 
 def _set_interface(fd: int, request: bytes, name: str) -> None:
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, request)
+        _attach(fd, request)
     except OSError as error:
         if error.errno in (errno.EBUSY, errno.EINVAL):
             raise ConfigError(
@@ -218,6 +238,19 @@ def _set_interface(fd: int, request: bytes, name: str) -> None:
                 f"The interface {name} cannot be created: that takes root or the capability CAP_NET_ADMIN."
             ) from error
         raise ConfigError(f"The interface {name} cannot be created: {error.strerror}.") from error
+
+
+def _attach(fd: int, request: bytes) -> None:
+    deadline = time.monotonic() + _BUSY_PATIENCE_S
+    while True:
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, request)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _probe_offload(fd: int) -> str:

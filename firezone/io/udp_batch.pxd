@@ -1,6 +1,6 @@
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from firezone.kernels.types cimport fz_batch, fz_ring, fz_run
+from firezone.kernels.types cimport fz_addr, fz_batch, fz_ring, fz_run
 
 
 cdef extern from "fz_udp.h" nogil:
@@ -17,6 +17,8 @@ cdef extern from "fz_udp.h" nogil:
                     int *wake)
     int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ecn, int32_t *row, int *error,
                         fz_udp_stats *stats)
+    int fz_udp_send_bytes(int fd, const uint8_t *data, size_t size, uint16_t stride, const fz_addr *local,
+                          const fz_addr *remote, int ecn, fz_udp_stats *stats)
 
 
 cdef class UdpBatchPort:

@@ -1,8 +1,20 @@
 """Batched UDP system calls over rings and batches (see `csrc/fz_udp.h`); the GIL is released during each."""
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
 
 from firezone.kernels.batch cimport PacketBatch, RunList
 from firezone.kernels.ring cimport PacketRing
+from firezone.kernels.types cimport fz_addr
+
+
+cdef int _put_address(fz_addr *out, bytes ip, uint16_t port) except -1:
+    cdef Py_ssize_t size = len(ip)
+    if size != 4 and size != 16:
+        raise ValueError(f"An IP address has 4 or 16 bytes, not {size}.")
+    memset(out, 0, sizeof(out[0]))
+    memcpy(out.ip, <const char *>ip, size)
+    out.port, out.family = port, 4 if size == 4 else 6
+    return 0
 
 
 cdef class UdpBatchPort:
@@ -21,7 +33,7 @@ cdef class UdpBatchPort:
         with nogil:
             got = fz_udp_fill(self.fd, <uint16_t>self.socket_id, <uint16_t>self.port, ring._c, max_reads, &self._stats,
                               &wake)
-        if got == -11:
+        if got == -11 or got == -4:  # EAGAIN; EINTR: the next tick reads it
             return 0
         if got < 0:
             raise OSError(-got, "receiving datagrams failed")
@@ -53,6 +65,20 @@ cdef class UdpBatchPort:
                     break
                 index += 1
         return index, row if error else -1, error
+
+    def send_bytes(self, const uint8_t[::1] data, int stride, bytes ip, int port, bytes source, int ecn) -> int:
+        """Sends bytes in one call: as one datagram, or cut every `stride` bytes when that is not zero. Returns 0 or errno."""
+        cdef fz_addr local, remote
+        cdef int error
+        cdef size_t size = data.shape[0]
+        memset(&local, 0, sizeof(local))
+        _put_address(&remote, ip, <uint16_t>port)
+        if source is not None:
+            _put_address(&local, source, 0)
+        with nogil:
+            error = fz_udp_send_bytes(self.fd, &data[0] if size else NULL, size, <uint16_t>stride, &local, &remote,
+                                      ecn if self.ecn else -1, &self._stats)
+        return -error
 
     def stats(self) -> dict:
         """Returns the counters since the start."""

@@ -24,6 +24,8 @@ from firezone.io.udp_batch import UdpBatchPort
 from firezone.kernels.ring import PacketRing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from firezone.base.timing import Instant
     from firezone.kernels.batch import PacketBatch, RunList
 
@@ -44,6 +46,10 @@ _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE, _IPV6_DONTFRAG = 23, 3, 62
 _IPV6_ADDR_PREFERENCES, _IPV6_PREFER_SRC_PUBLIC = 72, 2
 _IP_RECVTOS, _IP_PKTINFO = 13, 8
 _UDP_SEGMENT, _UDP_GRO = 103, 104
+_LATER = (errno.EAGAIN, errno.ENOBUFS)
+"""The socket has no room: the datagrams wait."""
+_MAX_ERRORS = 16
+"""Errors kept between two ticks; more of the same only cost."""
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 
 
@@ -88,21 +94,24 @@ class UdpSocket:
     def port(self) -> int:
         return self.batch.port
 
-    def refuse_offload(self, error: int, *, is_segmented: bool) -> bool:
-        """Takes note that the kernel refused a send of several datagrams at once. True: try again one by one.
+    def retry_without(self, error: int, send: Callable[[], int]) -> int:
+        """Calls `send` (returns an errno, 0 for success) again without each feature that `error` may be about.
 
-        A send of one datagram says nothing about offload: its destination may be to blame.
+        A feature stays off only when its absence helped: EINVAL is also the answer for a source address that the host no longer
+        has, and a roam must not cost the offload. Returns the errno that counts.
         """
-        if error not in (errno.EIO, errno.EINVAL) or not self.batch.gso or not is_segmented:
-            return False
-        self.batch.gso = False
-        log.info("segmentation offload refused, sending one by one", family=self.family, errno=errno.errorcode[error])
-        return True
-
-    def refuse_ecn(self) -> None:
-        """Takes note that a datagram was refused with its ECN mark and taken without."""
-        self.batch.ecn = False
-        log.info("the kernel refuses ECN marks, sending without", family=self.family)
+        for feature, errors in (("gso", (errno.EIO, errno.EINVAL)), ("ecn", (errno.EINVAL,))):
+            if error not in errors or not getattr(self.batch, feature):
+                continue
+            setattr(self.batch, feature, False)
+            outcome = send()
+            if outcome == 0:
+                log.info("the kernel refuses a socket feature", feature=feature, family=self.family, errno=errno.errorcode[error])
+                return 0
+            setattr(self.batch, feature, True)
+            if outcome in _LATER:
+                return outcome
+        return error
 
     def close(self) -> None:
         self.sock.close()
@@ -172,12 +181,15 @@ def _set_options(sock: socket.socket, family: int) -> None:
 
 def _set_buffer(sock: socket.socket, option: int, force: int, variable: str, default: int) -> int:
     """Sets a buffer size, forced where allowed, halved until accepted; returns what the kernel gave."""
-    try:
-        size = int(os.environ.get(variable, default))
-    except ValueError:
+    text = os.environ.get(variable, "").strip()
+    size = default
+    # The kernel takes an int and doubles it.
+    if text.isdecimal() and 0 < int(text) < 1 << 30:
+        size = int(text)
+    elif text:
         log.debug("not a number of bytes, ignored", variable=variable)
-        size = default
-    while size >= MIN_BUFFER_SIZE:
+    smallest = min(size, MIN_BUFFER_SIZE)
+    while size >= smallest:
         for how in (force, option):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, how, size)
@@ -202,6 +214,8 @@ class UdpSockets:
         self._sockets: dict[int, UdpSocket] = {}
         self._errors: list[Exception] = []
         self._no_socket = 0
+        self._former: dict[str, int] = {}
+        self._turn = 0
         self._bind()
 
     # source
@@ -211,11 +225,14 @@ class UdpSockets:
 
     def fill(self, max_reads: int) -> None:
         """Reads from every socket; an error of one family does not touch what the other delivered."""
-        for udp in self._sockets.values():
+        sockets = list(self._sockets.values())
+        # In turn: with a ring that is nearly full, whoever reads first gets all there is.
+        self._turn += 1
+        for n in range(len(sockets)):
             try:
-                udp.batch.fill(self.ring, max_reads)
+                sockets[(self._turn + n) % len(sockets)].batch.fill(self.ring, max_reads)
             except OSError as error:
-                self._errors.append(error)
+                self._note(error)
 
     def release(self, entries: int) -> None:
         self.ring.release(entries)
@@ -288,12 +305,7 @@ class UdpSockets:
 
     def counters(self) -> dict[str, Any]:
         """Returns counters of all sockets together, and how many datagrams one send carried on average."""
-        total = {"no_socket": self._no_socket}
-        for udp in self._sockets.values():
-            for name, value in udp.batch.stats().items():
-                total[name] = total.get(name, 0) + value
-            total["refused"] = total.get("refused", 0) + udp.counters.refused
-            total["dropped_waiting"] = total.get("dropped_waiting", 0) + udp.counters.dropped_waiting
+        total = {"no_socket": self._no_socket, **self._sum()}
         calls = total.get("send_calls", 0)
         return {**total, "datagrams_per_send": round(total.get("sent", 0) / calls, 2) if calls else 0.0}
 
@@ -306,44 +318,50 @@ class UdpSockets:
                 self._sockets[family] = bind_udp(family, port=self._port, mark=self._mark, host=host)
             except OSError as error:
                 log.info("no socket for this family", family=family, error=error.strerror)
-                self._errors.append(error)
+                self._note(error)
+
+    def _sum(self) -> dict[str, int]:
+        total = dict(self._former)
+        for udp in self._sockets.values():
+            refused = {"refused": udp.counters.refused, "dropped_waiting": udp.counters.dropped_waiting}
+            for name, value in {**udp.batch.stats(), **refused}.items():
+                total[name] = total.get(name, 0) + value
+        return total
+
+    def _note(self, error: OSError) -> None:
+        if len(self._errors) < _MAX_ERRORS:
+            self._errors.append(error)
 
     def _close_sockets(self) -> None:
+        self._former = self._sum()
         for udp in self._sockets.values():
             udp.close()
         self._sockets.clear()
 
     def _send_rest(self, udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
         """Goes on with a run that stopped at `row`: later, without the refused feature, or behind the refused datagram."""
-        while row >= 0:
-            if error in (errno.EAGAIN, errno.ENOBUFS):
+
+        def go_on() -> int:
+            nonlocal row, error
+            first = row
+            row, error = udp.batch.send_rows(batch, runs, index, row)
+            return 0 if row != first else error
+
+        while error and row >= 0:
+            if error in _LATER:
                 self._wait(udp, batch, runs, index, row, now)
                 return
-            if udp.refuse_offload(error, is_segmented=int(batch.next[row]) >= 0):
-                row, error = udp.batch.send_rows(batch, runs, index, row)
+            refusal = udp.retry_without(error, go_on)
+            if refusal == 0 or refusal in _LATER:
+                error = error if refusal == 0 else refusal
                 continue
-            if error == errno.EINVAL and udp.batch.ecn:
-                row, error = self._retry_without_ecn(udp, batch, runs, index, row)
-                if error != errno.EINVAL:
-                    continue
-            udp.counters.refused += 1
-            self._errors.append(_send_error(error, batch, runs, index))
-            if udp.batch.gso and int(runs.runs[index]["count"]) > 1:
-                return  # The whole call was refused for a reason that the rest shares.
-            row = int(batch.next[row])
-            if row < 0:
+            self._note(_send_error(refusal, batch, runs, index))
+            # Only a size is a matter of one datagram, and only where they go one by one; all else the rest shares.
+            rest = row if refusal != errno.EMSGSIZE or udp.batch.gso else int(batch.next[row])
+            udp.counters.refused += _rows_from(batch, row) - _rows_from(batch, rest if rest != row else -1)
+            if rest == row or rest < 0:
                 return
-            row, error = udp.batch.send_rows(batch, runs, index, row)
-
-    @staticmethod
-    def _retry_without_ecn(udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int) -> tuple[int, int]:
-        """Tries the mark as the culprit; if it was not, marks stay in use."""
-        udp.batch.ecn = False
-        row, error = udp.batch.send_rows(batch, runs, index, row)
-        udp.batch.ecn = True
-        if error != errno.EINVAL:
-            udp.refuse_ecn()
-        return row, error
+            row, error = udp.batch.send_rows(batch, runs, index, rest)
 
     def _wait(self, udp: UdpSocket, batch: PacketBatch, runs: RunList, index: int, row: int, now: Instant) -> None:
         run = runs.runs[index]
@@ -373,45 +391,35 @@ class UdpSockets:
 
     def _send_item(self, udp: UdpSocket, item: _Waiting) -> bool:
         """Sends a waiting item. False: not yet. An error for good counts as sent, its datagrams as refused."""
-        while item.payload:
-            size = len(item.payload)
-            if item.stride and size > item.stride:
-                size = min(size, item.stride * MAX_SEGMENTS) if udp.batch.gso else item.stride
-            try:
-                udp.sock.sendmsg(
-                    [memoryview(item.payload)[:size]],
-                    _ancillary(udp, item, size),
-                    socket.MSG_DONTWAIT,
-                    (item.destination.host, item.destination.port),
-                )
-            except BlockingIOError:
+        source = item.source.ip if item.source is not None else None
+        size = 0
+
+        def send() -> int:
+            nonlocal size
+            size = min(len(item.payload), item.stride * (MAX_SEGMENTS if udp.batch.gso else 1))
+            head = memoryview(item.payload)[:size]
+            return udp.batch.send_bytes(head, item.stride, item.destination.ip, item.destination.port, source, item.ecn)
+
+        while True:
+            error = send()
+            if error:
+                error = udp.retry_without(error, send)
+            if error in _LATER:
                 return False
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    return False
-                if udp.refuse_offload(error.errno or 0, is_segmented=size > item.stride > 0):
-                    continue
-                udp.counters.refused += 1
-                self._errors.append(error)
+            if error:
+                udp.counters.refused += -(-size // max(item.stride, 1)) or 1
+                self._note(OSError(error, f"sending to {item.destination} failed: {os.strerror(error)}"))
+            if size == len(item.payload):
+                return True
             item.payload = item.payload[size:]
-        return True
+            udp.waiting_bytes -= size if udp.waiting and udp.waiting[0] is item else 0
 
 
-def _ancillary(udp: UdpSocket, item: _Waiting, size: int) -> list[tuple[int, int, bytes]]:
-    messages = []
-    if item.destination.is_ipv4:
-        if item.source is not None:
-            messages.append((socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, item.source.ip, bytes(4))))
-        if udp.batch.ecn:
-            messages.append((socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", item.ecn)))
-    else:
-        if item.source is not None:
-            messages.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", item.source.ip, 0)))
-        if udp.batch.ecn:
-            messages.append((socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("=i", item.ecn)))
-    if item.stride and size > item.stride:
-        messages.append((socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", item.stride)))
-    return messages
+def _rows_from(batch: PacketBatch, row: int) -> int:
+    count = 0
+    while row >= 0:
+        count, row = count + 1, int(batch.next[row])
+    return count
 
 
 def _endpoint(address: Any) -> Endpoint:

@@ -90,10 +90,11 @@ def test_local_and_remote_address_stand_in_the_ring(pair: tuple[UdpSockets, UdpS
 def test_refused_offload_sends_one_by_one_and_is_remembered(pair: tuple[UdpSockets, UdpSockets]) -> None:
     left, right = pair
     sock = next(udp for udp in left._sockets.values() if udp.family == 4)
-    assert not sock.refuse_offload(errno.EINVAL, is_segmented=False), "one datagram says nothing about offload"
-    assert sock.refuse_offload(errno.EIO, is_segmented=True)
+    assert sock.retry_without(errno.EIO, lambda: errno.EIO) == errno.EIO
+    assert sock.batch.gso, "what fails without offload too says nothing about it"
+    assert sock.retry_without(errno.EIO, lambda: 0) == 0
     assert not sock.batch.gso
-    assert not sock.refuse_offload(errno.EIO, is_segmented=True), "nothing is left to refuse"
+    assert sock.retry_without(errno.EIO, lambda: 0) == errno.EIO, "nothing is left to refuse"
     payloads = [bytes([number]) * 500 for number in range(10)]
     left.send_runs(*batch_of(payloads, endpoint(left, 4), endpoint(right, 4)), 0)
     assert [payload for payload, _, _ in receive(right, 10)] == payloads
