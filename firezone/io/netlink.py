@@ -176,9 +176,11 @@ class Netlink:
         for family in _FAMILIES:
             wanted = self._link_routes(family, _MAIN_TABLE)
             # Only what is missing: even a replacement by the same is an event, and the event would bring us here again.
-            present = self._link_routes(family, LINK_TABLE)
-            for destination, device, metric, scope in sorted(wanted - present):
-                if device in up and device != own:
+            # By destination and metric, which make a route: two devices with the same would take it from each other for ever.
+            present = {(destination, metric) for destination, _, metric, _ in self._link_routes(family, LINK_TABLE)}
+            for destination, device, metric, scope in sorted(wanted):
+                if device in up and device != own and (destination, metric) not in present:
+                    present.add((destination, metric))
                     self._try(
                         "copy link route",
                         self._ip.route,

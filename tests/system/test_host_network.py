@@ -179,3 +179,26 @@ asyncio.run(main())
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "no-such-device is gone" in done.stdout
+
+
+def test_copying_link_routes_does_not_cause_the_next_look() -> None:
+    """Both ends of the veth pair have fe80::/64 with one metric: copies of them must not replace each other for ever."""
+    found = run("""
+async def main():
+    device, netlink = TunDevice.open(), Netlink("tun-firezone")
+    await netlink.start()
+    await netlink.set_addresses(["100.64.0.1", "fd00:2021:1111::1"])
+    looks = []
+    def look():
+        looks.append(asyncio.ensure_future(netlink.sync_link_routes()))
+    changes = NetworkChanges(look)
+    await asyncio.sleep(4.0)  # Addresses of the links settle.
+    before = len(looks)
+    await asyncio.sleep(3.0)
+    found["looks"] = len(looks) - before
+    changes.close()
+    await netlink.stop()
+    device.close()
+asyncio.run(main())
+""")
+    assert found["looks"] == 0
