@@ -80,6 +80,7 @@ class Bench:
 
     def start_ours(self, **options: Any) -> None:
         """Starts our program with the options that are not the bench's own."""
+        self.lines.clear()
         name = f"fzt{next(_NAMES)}"
         fields = {
             "private": self.our_keys,
