@@ -1,0 +1,1 @@
+"""The TURN client: one allocation per relay, and the channels on it."""
