@@ -23,11 +23,11 @@ MAX_SEGMENTS_PER_READ = 256
 BATCH_ROWS = 2048
 """Rows of one batch: eight full super-packets of the smallest segments we accept."""
 
-READS_PER_TICK = 8
-"""Super-packets or GRO trains taken from one source per tick; more adds latency for the others, fewer adds interpreter time."""
+READS_PER_ROUND = 8
+"""Super-packets or GRO trains taken from one source per round; more adds latency for the others, fewer adds interpreter time."""
 
 RING_SLOTS = 64
-"""Slots of an input ring, 4 MiB of slab: eight full ticks."""
+"""Slots of an input ring, 4 MiB of slab: eight full rounds."""
 
 MAX_PEERS = 65_536
 """Rows of peers in the session table: 5 MiB when all are taken. More than a gateway ever served by a factor of ten."""

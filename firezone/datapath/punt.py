@@ -1,6 +1,6 @@
 """Where rows leave the compiled path: each punted row becomes one call on the machine.
 
-The number of calls per tick is bounded, because one call costs as much as hundreds of rows on the fast path: whoever floods
+The number of calls per batch is bounded, because one call costs as much as hundreds of rows on the fast path: whoever floods
 us with handshakes takes the bound, not the tick. What is over the bound is dropped and counted.
 """
 

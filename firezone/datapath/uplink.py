@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firezone.base.limits import BATCH_ROWS, MAX_PACKET_SIZE, READS_PER_TICK, WIREGUARD_OVERHEAD
+from firezone.base.limits import BATCH_ROWS, MAX_PACKET_SIZE, READS_PER_ROUND, WIREGUARD_OVERHEAD
 from firezone.kernels.batch import PacketBatch, RunList
 from firezone.kernels.ip import parse_batch
 from firezone.kernels.offload import group_runs, split_batch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firezone.datapath.tables import Tables
     from firezone.kernels.ring import PacketRing
 
-SLAB_SIZE = READS_PER_TICK * (1 << 16) + BATCH_ROWS * WIREGUARD_OVERHEAD + MAX_PACKET_SIZE
+SLAB_SIZE = READS_PER_ROUND * (1 << 16) + BATCH_ROWS * WIREGUARD_OVERHEAD + MAX_PACKET_SIZE
 """Room for a full tick: eight super-packets and the overhead of every segment they can be cut into."""
 
 

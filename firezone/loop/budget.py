@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-TICKS_PER_WAKE = 32
-"""Ticks before the tunnel yields to asyncio. A full tick is about half a millisecond, so a portal message waits at most some
-15 ms behind a bulk transfer; half of it costs a poll of the loop every 8 ms, double doubles that wait."""
+TICKS_PER_WAKE = 8
+"""Ticks before the tunnel yields to asyncio. A full tick of four rounds is about two milliseconds, so a portal message waits at
+most some 15 ms behind a bulk transfer; half of it costs a poll of the loop every 8 ms, double doubles that wait."""
 
 
 class Budget:

@@ -1,8 +1,11 @@
 """The fair tick over rings in memory: the same class in programs, simulation and tests.
 
-One tick, in this order: due timers ▸ what the machine wants ▸ *all* ready sources, each capped ▸ what the machine wants now ▸
-the next deadline. Nobody is preferred: a source with a full batch comes round again in the next tick, after all the others.
-The clock is read once. An error costs its row, never the batch.
+One tick, in this order: due timers ▸ what the machine wants ▸ rounds over *all* ready sources, each capped ▸ what the machine
+wants now ▸ the next deadline. Nobody is preferred: a source with a full batch comes round again in the next round, after all the
+others. The clock is read once. An error costs its row, never the batch.
+
+A round that moved something is followed by another before any book-keeping: writing a packet often makes the kernel queue its
+answer within the same system call, and what is done before that answer is read lengthens its round trip.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firezone.base.errors import FirezoneError
-from firezone.base.limits import READS_PER_TICK
+from firezone.base.limits import READS_PER_ROUND
 from firezone.datapath.downlink import Downlink
 from firezone.datapath.punt import deliver_punted
 from firezone.datapath.uplink import Uplink
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 
 OUTPUTS_PER_TICK = 1024
 """Datagrams, packets and updates taken from the machine at a time; the rest follows in the next tick."""
+
+
+ROUNDS_PER_TICK = 4
+"""Rounds over the sources before a tick keeps its books: two serve a packet and its answer, more only spread the books of a
+bulk transfer thinner, and delay timers."""
 
 
 class Engine:
@@ -69,18 +77,11 @@ class Engine:
         self.ticks += 1
         if self.deadline is not None and now >= self.deadline:
             self._call_timeout(now)
-        self._take_outputs(now)
-        # Every source is asked before any is worked off, so that none waits for the work of another.
-        for source in self.udp_sources:
-            source.fill(READS_PER_TICK)
-        # While datagrams wait for the kernel, taking more from TUN would only make the queue longer.
-        self.tun_held = self.udp_sink.waiting(now)
-        more = False
-        if not self.tun_held:
-            self.tun_source.fill(READS_PER_TICK)
-            more = self._tun_batch(now)
-        for source in self.udp_sources:
-            more = self._udp_batch(source, now) or more
+            self._take_outputs(now)
+        for _ in range(ROUNDS_PER_TICK):
+            moved, more = self._round(now)
+            if not moved:
+                break
         self.tun_sink.waiting(now)
         self._report_activity(now)
         more = self._take_outputs(now) or more
@@ -99,11 +100,27 @@ class Engine:
         self._collect_errors()
         self._rearm()
 
-    def _tun_batch(self, now: Instant) -> bool:
+    def _round(self, now: Instant) -> tuple[bool, bool]:
+        """Works off one batch of every source. Returns whether anything moved, and whether a source is sure to have more."""
+        # Every source is asked before any is worked off, so that none waits for the work of another.
+        for source in self.udp_sources:
+            source.fill(READS_PER_ROUND)
+        # While datagrams wait for the kernel, taking more from TUN would only make the queue longer.
+        self.tun_held = self.udp_sink.waiting(now)
+        moved = more = False
+        if not self.tun_held:
+            self.tun_source.fill(READS_PER_ROUND)
+            moved, more = self._tun_batch(now)
+        for source in self.udp_sources:
+            one_moved, one_more = self._udp_batch(source, now)
+            moved, more = moved or one_moved, more or one_more
+        return moved, more
+
+    def _tun_batch(self, now: Instant) -> tuple[bool, bool]:
         ring = self.tun_source.ring
-        entries = min(ring.ready(), READS_PER_TICK)
+        entries = min(ring.ready(), READS_PER_ROUND)
         if not entries:
-            return False
+            return False, False
         uplink = self._uplink
         taken = uplink.run(ring, entries, now)
         self.tun_source.release(taken)
@@ -111,13 +128,13 @@ class Engine:
             self.udp_sink.send_runs(uplink.batch, uplink.runs, now)
         if uplink.batch.count_reasons(self.reasons):
             deliver_punted(uplink.batch, self.machine, now, self.errors.push, self.reasons)
-        return taken < entries or entries == READS_PER_TICK
+        return True, taken < entries or entries == READS_PER_ROUND
 
-    def _udp_batch(self, source: Source, now: Instant) -> bool:
+    def _udp_batch(self, source: Source, now: Instant) -> tuple[bool, bool]:
         ring = source.ring
-        entries = min(ring.ready(), READS_PER_TICK)
+        entries = min(ring.ready(), READS_PER_ROUND)
         if not entries:
-            return False
+            return False, False
         downlink = self._downlink
         taken = downlink.run(ring, entries, now, coalesce=self.tun_sink.coalesce)
         if downlink.runs.n:
@@ -125,7 +142,7 @@ class Engine:
         if downlink.batch.count_reasons(self.reasons):
             deliver_punted(downlink.batch, self.machine, now, self.errors.push, self.reasons)
         source.release(taken)
-        return taken < entries or entries == READS_PER_TICK
+        return True, taken < entries or entries == READS_PER_ROUND
 
     def _report_activity(self, now: Instant) -> None:
         records = self.tables.sessions.take_activity()

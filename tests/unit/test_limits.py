@@ -131,7 +131,7 @@ def test_a_prefix_holds_the_largest_headers() -> None:
 
 
 def test_a_full_tick_fits_a_batch() -> None:
-    assert limits.READS_PER_TICK * limits.MAX_SEGMENTS_PER_READ <= limits.BATCH_ROWS
+    assert limits.READS_PER_ROUND * limits.MAX_SEGMENTS_PER_READ <= limits.BATCH_ROWS
 
 
 def test_the_outgoing_slab_holds_everything_a_tick_can_cut() -> None:
@@ -141,7 +141,7 @@ def test_the_outgoing_slab_holds_everything_a_tick_can_cut() -> None:
     segments = limits.MAX_SEGMENTS_PER_READ
     for count in (1, 44, segments):
         payload = min(largest_read, count * limits.MAX_PACKET_SIZE)
-        assert payload + count * limits.WIREGUARD_OVERHEAD <= (uplink.SLAB_SIZE - limits.MAX_PACKET_SIZE) // limits.READS_PER_TICK
+        assert payload + count * limits.WIREGUARD_OVERHEAD <= (uplink.SLAB_SIZE - limits.MAX_PACKET_SIZE) // limits.READS_PER_ROUND
     assert limits.BATCH_ROWS * every_segment <= uplink.SLAB_SIZE
     assert uplink.SLAB_SIZE < MIB
 
@@ -153,7 +153,7 @@ def test_rings_hold_four_mebibytes_each() -> None:
     ring = PacketRing(limits.RING_SLOTS)
     assert ring.slab.nbytes == limits.RING_SLOTS * SLOT_SIZE == 4_198_400
     assert ring.slab.nbytes <= 4.01 * MIB
-    assert limits.RING_SLOTS >= 8 * limits.READS_PER_TICK
+    assert limits.RING_SLOTS >= 8 * limits.READS_PER_ROUND
 
 
 def test_a_ring_that_is_full_takes_nothing_more() -> None:
@@ -175,9 +175,9 @@ def test_what_an_engine_allocates_once_leaves_room_in_120_mebibytes() -> None:
 
 
 def test_waiting_queues_of_the_kernels_ends_hold_two_ticks() -> None:
-    full_tick = limits.READS_PER_TICK * limits.MAX_SEGMENTS * limits.MAX_DATAGRAM_SIZE
+    full_tick = limits.READS_PER_ROUND * limits.MAX_SEGMENTS * limits.MAX_DATAGRAM_SIZE
     assert udp_socket.MAX_WAITING_BYTES == 4 * MIB >= 2 * full_tick
-    assert tun_device.MAX_WAITING_BYTES == MIB >= limits.READS_PER_TICK * 65_535
+    assert tun_device.MAX_WAITING_BYTES == MIB >= limits.READS_PER_ROUND * 65_535
     assert udp_socket.MAX_WAITING_TIME == tun_device.MAX_WAITING_TIME == SECOND // 50
 
 

@@ -8,11 +8,12 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from firezone.base.errors import ReaderStopped, RemoteError
-from firezone.base.limits import READS_PER_TICK
+from firezone.base.limits import READS_PER_ROUND
 from firezone.base.net import Transmit
 from firezone.base.timing import SECOND
 from firezone.datapath.punt import PUNTS_PER_BATCH
 from firezone.kernels.types import Reason
+from firezone.loop.engine import ROUNDS_PER_TICK
 from firezone.loop.errors import Severity, classify
 from firezone.loop.memory import MemorySockets, address_of
 from firezone.proto.updates import RouteRemoved, RouteSet
@@ -80,12 +81,12 @@ def test_a_source_with_a_million_items_starves_nobody() -> None:
         bob.tun.receive()
         assert alice.engine.tick(), "a full batch must ask for another tick"
         assert len(alice.tun.receive()) == 1, f"packet {number} had to wait"
-    assert sent >= 40 * READS_PER_TICK
+    assert sent >= 40 * READS_PER_ROUND
 
 
 def test_tick_takes_a_bounded_batch_and_asks_to_come_back() -> None:
     alice, _ = pair()
-    for _ in range(READS_PER_TICK + 3):
+    for _ in range(ROUNDS_PER_TICK * READS_PER_ROUND + 3):
         alice.tun.send(udp(b"x"))
     assert alice.engine.tick()
     assert alice.tun.source.ring.ready() == 3
