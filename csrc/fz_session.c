@@ -108,6 +108,7 @@ void fz_session_take_activity(fz_session_table *t, fz_activity *out) {
     s->touched = -1;
   }
   t->touched_count = 0;
+  t->is_urgent = false;
 }
 
 /* ---- sealing ---- */
@@ -230,6 +231,7 @@ uint32_t fz_open_finish(fz_session_table *t, fz_batch *b, const fz_aead_job *job
     }
     fz_replay_mark(&s->replay, jobs[i].counter);
     fz_activity *activity = touch(t, s, b->session[row]);
+    if (t->peers[s->peer].sending != b->session[row]) t->is_urgent = true;
     b->offset[row] += FZ_DATA_HEADER;
     b->length[row] -= FZ_DATA_OVERHEAD;
     if (!b->length[row]) {

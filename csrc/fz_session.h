@@ -76,6 +76,7 @@ typedef struct fz_session_table {
   uint32_t peers_used;
   uint32_t touched_count;
   int32_t free_session, free_peer; /* heads of the free lists, -1 = none */
+  bool is_urgent; /* something came on a session that is not its peer's sending one: it may be confirmed by that */
 } fz_session_table;
 
 static inline fz_session *fz_session_at(const fz_session_table *t, int32_t slot) {

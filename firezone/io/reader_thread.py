@@ -49,7 +49,7 @@ class ReaderThread:
     def descriptors(self) -> tuple[int, ...]:
         return (self._core.ready_fd,)
 
-    def fill(self, max_reads: int) -> None:
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
         """Takes note of the reader's bell; reading is its own job."""
         with suppress(BlockingIOError):
             os.read(self._core.ready_fd, 8)

@@ -89,7 +89,7 @@ class TunDevice:
     def descriptors(self) -> tuple[int, ...]:
         return (self.fd,)
 
-    def fill(self, max_reads: int) -> None:
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
         try:
             self.port.fill(self.ring, max_reads)
         except OSError as error:

@@ -223,9 +223,9 @@ class UdpSockets:
     def descriptors(self) -> tuple[int, ...]:
         return tuple(udp.batch.fd for udp in self._sockets.values())
 
-    def fill(self, max_reads: int) -> None:
-        """Reads from every socket; an error of one family does not touch what the other delivered."""
-        sockets = list(self._sockets.values())
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
+        """Reads from every socket, or the one; an error of one family does not touch what the other delivered."""
+        sockets = [udp for udp in self._sockets.values() if descriptor is None or udp.batch.fd == descriptor]
         # In turn: with a ring that is nearly full, whoever reads first gets all there is.
         self._turn += 1
         for n in range(len(sockets)):

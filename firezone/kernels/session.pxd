@@ -77,6 +77,7 @@ cdef extern from "fz_session.h" nogil:
         uint32_t touched_count
         int32_t free_session
         int32_t free_peer
+        bint is_urgent
 
     fz_session *fz_session_at(const fz_session_table *t, int32_t slot)
     fz_session *fz_session_get(const fz_session_table *t, int64_t slot)

@@ -226,6 +226,15 @@ cdef class SessionTable:
         self._busy = False
         return left
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the activity should be taken at once.
+
+        True when something came on a session that its peer is not sent to on: the first message of the initiator confirms a
+        session, and only then may the responder send on it (WireGuard paper 5.4.3).
+        """
+        return self._t.is_urgent
+
     def take_activity(self) -> object:
         """Returns what the batch stages did since the last call, one record per session that was touched, and forgets it.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from firezone.base.errors import FirezoneError
 from firezone.base.limits import READS_PER_ROUND
+from firezone.base.timing import MILLISECOND
 from firezone.datapath.downlink import Downlink
 from firezone.datapath.punt import deliver_punted
 from firezone.datapath.uplink import Uplink
@@ -36,6 +37,10 @@ OUTPUTS_PER_TICK = 1024
 ROUNDS_PER_TICK = 4
 """Rounds over the sources before a tick keeps its books: two serve a packet and its answer, more only spread the books of a
 bulk transfer thinner, and delay timers."""
+
+ACTIVITY_DELAY = 50 * MILLISECOND
+"""How long what the compiled path did may wait before the machine hears of it. Its timers count seconds; telling it after every
+packet costs as much as the packet, at a moment when the answer may be on its way."""
 
 
 class Engine:
@@ -68,22 +73,34 @@ class Engine:
         self.deadline_reason = ""
         self.tun_held = False
         """Datagrams wait for a socket, so TUN is not read until they are gone."""
+        self._machine_due: Instant | None = None
+        self._report_at: Instant | None = None
+        """When the machine is told of activity; None: there was none."""
         self._uplink = Uplink(tables)
         self._downlink = Downlink(tables)
 
-    def tick(self) -> bool:
-        """Runs one tick. True: a source or the machine may have more, tick again; False: sleep until input or `deadline`."""
+    def tick(self, caller: tuple[Source, int] | None = None) -> bool:
+        """Runs one tick. True: a source or the machine may have more, tick again; False: sleep until input or `deadline`.
+
+        With `caller`, a source and the descriptor of it that became readable, the tick first works off what is there: asking
+        the others as well would only make the packet wait that woke us.
+        """
         now = self.clock.now()
         self.ticks += 1
-        if self.deadline is not None and now >= self.deadline:
+        if self._machine_due is not None and now >= self._machine_due:
             self._call_timeout(now)
             self._take_outputs(now)
+        if caller is not None and not self.tun_held:
+            self._serve(*caller, now)
         for _ in range(ROUNDS_PER_TICK):
             moved, more = self._round(now)
             if not moved:
                 break
+            if self._report_at is None:
+                self._report_at = now + ACTIVITY_DELAY
         self.tun_sink.waiting(now)
-        self._report_activity(now)
+        if self._report_at is not None and (now >= self._report_at or self.tables.sessions.is_urgent):
+            self._report_activity(now)
         more = self._take_outputs(now) or more
         self._collect_errors()
         self._rearm()
@@ -99,6 +116,15 @@ class Engine:
         self._take_outputs(self.clock.now())
         self._collect_errors()
         self._rearm()
+
+    def _serve(self, source: Source, descriptor: int, now: Instant) -> None:
+        source.fill(READS_PER_ROUND, descriptor)
+        if source is self.tun_source:
+            moved, _ = self._tun_batch(now)
+        else:
+            moved, _ = self._udp_batch(source, now)
+        if moved and self._report_at is None:
+            self._report_at = now + ACTIVITY_DELAY
 
     def _round(self, now: Instant) -> tuple[bool, bool]:
         """Works off one batch of every source. Returns whether anything moved, and whether a source is sure to have more."""
@@ -145,12 +171,13 @@ class Engine:
         return True, taken < entries or entries == READS_PER_ROUND
 
     def _report_activity(self, now: Instant) -> None:
+        self._report_at = None
         records = self.tables.sessions.take_activity()
         if len(records):
             self._guarded(self.machine.handle_activity, records, now)
 
     def _call_timeout(self, now: Instant) -> None:
-        self.deadline = None
+        self._machine_due = None
         self._guarded(self.machine.handle_timeout, now, self.clock.utc())
 
     def _guarded(self, call: object, *args: object) -> None:
@@ -184,3 +211,6 @@ class Engine:
     def _rearm(self) -> None:
         due = self.machine.poll_timeout()
         self.deadline, self.deadline_reason = due if due is not None else (None, "")
+        self._machine_due = self.deadline
+        if self._report_at is not None and (self.deadline is None or self._report_at < self.deadline):
+            self.deadline, self.deadline_reason = self._report_at, "activity"

@@ -25,8 +25,11 @@ class Source(Protocol):
     def descriptors(self) -> tuple[int, ...]:
         """Returns what becomes readable when there is something to take."""
 
-    def fill(self, max_reads: int) -> None:
-        """Reads without blocking when reading is the tick's job; with a reader thread, takes note of its wake-up."""
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
+        """Reads without blocking when reading is the tick's job; with a reader thread, takes note of its wake-up.
+
+        With `descriptor`, one of `descriptors()`, only that one is read.
+        """
 
     def release(self, entries: int) -> None:
         """Gives the oldest slots back and wakes a reader that waits for room."""

@@ -42,7 +42,7 @@ class MemorySource:
     def descriptors(self) -> tuple[int, ...]:
         return ()
 
-    def fill(self, max_reads: int) -> None:
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
         """Does nothing: whoever has something pushes it."""
 
     def release(self, entries: int) -> None:

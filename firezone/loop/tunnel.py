@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from firezone.io.deadline import DeadlineTimer
     from firezone.loop.engine import Engine
     from firezone.loop.errors import TunnelError
+    from firezone.loop.inputs import Source
 
 RETRY_INTERVAL = 2 * MILLISECOND
 """Longest pause before a refused send is tried again; writability usually comes first."""
@@ -37,7 +38,7 @@ class Tunnel:
         self._on_event = on_event
         self._on_error = on_error
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watched: set[int] = set()
+        self._watched: dict[int, Source] = {}
         self._blocked: set[int] = set()
         self._tick_is_queued = False
 
@@ -53,14 +54,14 @@ class Tunnel:
         if self._loop is None:
             return
         self._loop.remove_reader(self._timer.fd)
-        self._change_watch(set(), set())
+        self._change_watch({}, set())
         self._loop = None
 
     def watch(self) -> None:
         """Brings the watched descriptors in line with the engine's sources; call it after sockets were replaced."""
         engine = self.engine
         sources = engine.udp_sources if engine.tun_held else (engine.tun_source, *engine.udp_sources)
-        readable = {fd for source in sources for fd in source.descriptors()}
+        readable = {fd: source for source in sources for fd in source.descriptors()}
         blocked = set(engine.udp_sink.blocked_descriptors()) if engine.tun_held else set()
         if readable != self._watched or blocked != self._blocked:
             self._change_watch(readable, blocked)
@@ -68,7 +69,7 @@ class Tunnel:
     def unwatch(self) -> None:
         """Forgets all descriptors; call it before sockets are replaced, since new ones may get the numbers of the old."""
         if self._loop is not None:
-            self._change_watch(set(), set())
+            self._change_watch({}, set())
 
     def touch(self) -> None:
         """Call it after anything outside the tick has called the machine: takes its outputs and sets the timer anew."""
@@ -80,14 +81,16 @@ class Tunnel:
         """Ticks now, for sources that have no descriptor (rings in memory)."""
         self._run()
 
-    def _run(self) -> None:
+    def _run(self, source: Source | None = None, descriptor: int = -1) -> None:
         self._tick_is_queued = False
+        caller = None if source is None else (source, descriptor)
         if self._loop is None:
             return
         engine, budget = self.engine, self.budget
         budget.start()
         while budget.take():
-            more = engine.tick()
+            more = engine.tick(caller)
+            caller = None
             self._report()
             if self._loop is None:
                 return
@@ -122,12 +125,12 @@ class Tunnel:
             deadline = retry if deadline is None else min(deadline, retry)
         self._timer.arm(deadline)
 
-    def _change_watch(self, readable: set[int], blocked: set[int]) -> None:
+    def _change_watch(self, readable: dict[int, Source], blocked: set[int]) -> None:
         assert self._loop is not None
-        for fd in self._watched - readable:
+        for fd in self._watched.keys() - readable.keys():
             self._loop.remove_reader(fd)
-        for fd in readable - self._watched:
-            self._loop.add_reader(fd, self._run)
+        for fd in readable.keys() - self._watched.keys():
+            self._loop.add_reader(fd, self._run, readable[fd], fd)
         for fd in self._blocked - blocked:
             self._loop.remove_writer(fd)
         for fd in blocked - self._blocked:

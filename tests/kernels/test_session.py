@@ -240,6 +240,23 @@ def test_the_slow_path_and_refused_rows_are_no_activity() -> None:
     assert activity(table) == []
 
 
+def test_news_of_an_unconfirmed_session_are_urgent() -> None:
+    table = SessionTable()
+    peer, first = one_session(table)
+    second = table.install(peer, 0x200, 0, SEND, RECEIVE, NEVER)
+    table.open_batch(batch_of([message(0x100, 0, b"x")]), 0)
+    assert not table.is_urgent
+    table.open_batch(batch_of([message(0x200, 0, b"x", key=bytes(32))]), 0)
+    assert not table.is_urgent, "forged"
+    table.open_batch(batch_of([message(0x200, 0, b"")]), 0)
+    assert table.is_urgent
+    assert {record[0] for record in activity(table)} == {first, second}
+    assert not table.is_urgent
+    table.use_for_sending(peer, second, NEVER)
+    table.open_batch(batch_of([message(0x200, 1, b"x")]), 0)
+    assert not table.is_urgent
+
+
 def test_activity_of_a_removed_session_is_forgotten() -> None:
     table = SessionTable()
     peer, session = one_session(table)

@@ -8,6 +8,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from firezone.base.errors import ReaderStopped, RemoteError
+from firezone.base.ids import PeerRow
 from firezone.base.limits import READS_PER_ROUND
 from firezone.base.net import Transmit
 from firezone.base.timing import SECOND
@@ -188,10 +189,24 @@ def test_activity_names_the_session_and_its_bytes() -> None:
     alice.tun.send(udp(b"x" * 72))
     alice.engine.tick()
     bob.engine.tick()
+    assert alice.engine.deadline_reason == bob.engine.deadline_reason == "activity"
+    assert not [call for call in (*alice.machine.calls, *bob.machine.calls) if call[0] == "activity"], "it can wait"
+    for host in (alice, bob):
+        host.clock.time = host.engine.deadline or 0
+        host.engine.tick()
     sent = next(call[1] for call in alice.machine.calls if call[0] == "activity")
     received = next(call[1] for call in bob.machine.calls if call[0] == "activity")
     assert (sent["sent"].tolist(), sent["received"].tolist()) == ([1], [0])
     assert (received["received"].tolist(), received["received_bytes"].tolist()) == ([1], [100])
+
+
+def test_what_may_confirm_a_session_is_reported_at_once() -> None:
+    alice, bob = pair()
+    bob.tables.sessions.use_for_sending(PeerRow(0), None, 0)
+    alice.tun.send(udp(b"x"))
+    alice.engine.tick()
+    bob.engine.tick()
+    assert [call[0] for call in bob.machine.calls] == ["activity"]
 
 
 @pytest.mark.parametrize(
