@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from firezone.base.timing import Instant
     from firezone.datapath.tables import Tables
+    from firezone.kernels.batch import PacketBatch
     from firezone.loop.inputs import Clock, DatagramSink, PacketSink, Source
     from firezone.proto.machine import Machine
 
@@ -73,7 +74,9 @@ class Engine:
         self.deadline_reason = ""
         self.tun_held = False
         """Datagrams wait for a socket, so TUN is not read until they are gone."""
-        self._machine_due: Instant | None = None
+        self._machine_due: tuple[Instant, str] | None = None
+        self._machine_called = True
+        """Whether the machine was called since its outputs and its deadline were last taken."""
         self._report_at: Instant | None = None
         """When the machine is told of activity; None: there was none."""
         self._uplink = Uplink(tables)
@@ -87,7 +90,7 @@ class Engine:
         """
         now = self.clock.now()
         self.ticks += 1
-        if self._machine_due is not None and now >= self._machine_due:
+        if self._machine_due is not None and now >= self._machine_due[0]:
             self._call_timeout(now)
             self._take_outputs(now)
         if caller is not None and not self.tun_held:
@@ -101,10 +104,11 @@ class Engine:
         self.tun_sink.waiting(now)
         if self._report_at is not None and (now >= self._report_at or self.tables.sessions.is_urgent):
             self._report_activity(now)
-        more = self._take_outputs(now) or more
+        outputs_left = self._machine_called and self._take_outputs(now)
         self._collect_errors()
         self._rearm()
-        return more
+        self._machine_called = outputs_left
+        return more or outputs_left
 
     def sleeps(self) -> bool:
         """Called after a tick that had no more to do. False: something arrived meanwhile, tick again."""
@@ -113,9 +117,11 @@ class Engine:
 
     def touch(self) -> None:
         """Takes what the machine wants after somebody outside the tick has called it (portal, signals, netlink)."""
-        self._take_outputs(self.clock.now())
+        self._machine_called = True
+        outputs_left = self._take_outputs(self.clock.now())
         self._collect_errors()
         self._rearm()
+        self._machine_called = outputs_left
 
     def _serve(self, source: Source, descriptor: int, now: Instant) -> None:
         source.fill(READS_PER_ROUND, descriptor)
@@ -153,7 +159,7 @@ class Engine:
         if uplink.runs.n:
             self.udp_sink.send_runs(uplink.batch, uplink.runs, now)
         if uplink.batch.count_reasons(self.reasons):
-            deliver_punted(uplink.batch, self.machine, now, self.errors.push, self.reasons)
+            self._deliver_punted(uplink.batch, now)
         return True, taken < entries or entries == READS_PER_ROUND
 
     def _udp_batch(self, source: Source, now: Instant) -> tuple[bool, bool]:
@@ -166,9 +172,13 @@ class Engine:
         if downlink.runs.n:
             self.tun_sink.write_runs(downlink.batch, downlink.runs, now)
         if downlink.batch.count_reasons(self.reasons):
-            deliver_punted(downlink.batch, self.machine, now, self.errors.push, self.reasons)
+            self._deliver_punted(downlink.batch, now)
         source.release(taken)
         return True, taken < entries or entries == READS_PER_ROUND
+
+    def _deliver_punted(self, batch: PacketBatch, now: Instant) -> None:
+        if deliver_punted(batch, self.machine, now, self.errors.push, self.reasons):
+            self._machine_called = True
 
     def _report_activity(self, now: Instant) -> None:
         self._report_at = None
@@ -181,6 +191,7 @@ class Engine:
         self._guarded(self.machine.handle_timeout, now, self.clock.utc())
 
     def _guarded(self, call: object, *args: object) -> None:
+        self._machine_called = True
         try:
             call(*args)  # type: ignore[operator]
         except FirezoneError as error:
@@ -209,8 +220,8 @@ class Engine:
                 self.errors.push(error)
 
     def _rearm(self) -> None:
-        due = self.machine.poll_timeout()
-        self.deadline, self.deadline_reason = due if due is not None else (None, "")
-        self._machine_due = self.deadline
+        if self._machine_called:
+            self._machine_due = self.machine.poll_timeout()
+        self.deadline, self.deadline_reason = self._machine_due or (None, "")
         if self._report_at is not None and (self.deadline is None or self._report_at < self.deadline):
             self.deadline, self.deadline_reason = self._report_at, "activity"

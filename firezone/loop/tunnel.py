@@ -47,6 +47,7 @@ class Tunnel:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._timer.fd, self._on_timer)
         self.watch()
+        self.touch()
         self._queue_tick()
 
     def stop(self) -> None:

@@ -129,6 +129,7 @@ def test_timers_keep_moving_under_load() -> None:
     alice, _ = pair(clock)
     fired = 0
     alice.machine.deadline = (clock.time + 1_000_000, "next")
+    alice.engine.touch()
     for _ in range(100):
         while alice.tun.send(udp(b"x")):
             pass
@@ -143,6 +144,8 @@ def test_timers_keep_moving_under_load() -> None:
 
 def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:
     alice, bob = pair()
+    alice.machine.deadline = (alice.clock.time, "now")
+    alice.engine.touch()
     alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], b"\x00" * 20))
     alice.machine.packets.append(udp(b"for tun", *reversed(INNER)))
     alice.engine.tick()
@@ -164,7 +167,7 @@ def test_garbage_datagrams_are_counted_and_reach_nobody() -> None:
     alice, bob = pair()
     for payload in (b"", b"\x07garbage", b"\x04\x00\x00\x00" + bytes(40), b"\xff" * 1400):
         alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], payload))
-    alice.engine.tick()
+    alice.engine.touch()
     bob.engine.tick()
     assert bob.tun.receive() == []
     assert bob.machine.calls == []
