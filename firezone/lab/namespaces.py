@@ -142,9 +142,9 @@ class Namespace:
         """Returns the command line that runs `command` in this namespace."""
         return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *command]
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, stdin: str = "") -> str:
         """Runs a command here and returns what it printed. Raises ConfigError with its own words when it fails."""
-        done = subprocess.run(self.command(*command), capture_output=True, text=True, check=False)
+        done = subprocess.run(self.command(*command), capture_output=True, text=True, check=False, input=stdin)
         if done.returncode:
             raise ConfigError(f"{' '.join(command)} failed in {self.name}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -155,9 +155,17 @@ class Namespace:
             if line.strip():
                 self.run(*line.split())
 
+    def load_nft(self, rules: str) -> None:
+        """Loads a rule set in the language of nft, all or nothing. Raises ConfigError with nft's words."""
+        self.run("nft", "-f", "-", stdin=rules)
+
     def switch_on(self, sysctl: str) -> None:
         """Writes 1 to a file below /proc/sys; those of `net` belong to the namespace of whoever opens them."""
         self.run("sh", "-c", f"echo 1 >/proc/sys/{sysctl}")
+
+    def switch_off(self, sysctl: str) -> None:
+        """Writes 0 to a file below /proc/sys."""
+        self.run("sh", "-c", f"echo 0 >/proc/sys/{sysctl}")
 
     def close(self) -> None:
         self.holder.kill()
