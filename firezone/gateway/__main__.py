@@ -19,7 +19,7 @@ Examples:
 \b
 The token is TOKEN, $FIREZONE_TOKEN, the file FIREZONE_TOKEN in systemd's $CREDENTIALS_DIRECTORY, or the token file.
 The gateway switches IP forwarding on and keeps one nftables table (firezone_gateway), which it removes at the end.
-Signals: SIGTERM and SIGINT say goodbye to every client and end the gateway, SIGUSR2 writes counters to
+Signals: SIGTERM, SIGINT and SIGHUP say goodbye to every client and end the gateway, SIGUSR2 writes counters to
 $FIREZONE_COUNTERS_FILE. Variables: RUST_LOG filters the log, FIREZONE_UDP_SEND_BUFFER_SIZE and
 FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""

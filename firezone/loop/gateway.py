@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import structlog
@@ -43,6 +44,8 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         return LoginUrl.gateway(config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name)
 
     async def prepare(self) -> None:
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.stop)
         if self.ends.device is not None and self.config.manage_firewall:
             set_up_forwarding(self.ends.device, outgoing=list(self.config.masquerade))
         await self._health.start()

@@ -98,6 +98,7 @@ class TunnelProgram(Generic[State]):
         changes = None
         if self.config.raise_buffers:
             _raise_ceilings()
+        self._install_end_signals(loop)
         try:
             if self.netlink is not None:
                 await self.netlink.start()
@@ -108,7 +109,7 @@ class TunnelProgram(Generic[State]):
                 changes = NetworkChanges(lambda: self._spawn(self._look_at_network()))
             await self._look_at_network()
             self._spawn(self._run_portal())
-            self._install_signals(loop)
+            loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
             # What exists now lives as long as the program: the collector need not walk it again and again, which shows as
             # pauses of several milliseconds in the round trips.
             gc.collect()
@@ -173,10 +174,10 @@ class TunnelProgram(Generic[State]):
             self.state.set_local_addresses(self.host.local_endpoints(addresses), self.clock.now())
             self.host.tunnel.touch()
 
-    def _install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _install_end_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Before anything is set up on the host: a signal that comes meanwhile must not leave half of it behind."""
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -310,6 +311,33 @@ async def test_the_gateway_sets_the_host_up_and_takes_it_down(
     assert not has_device(namespace)
     assert rules(namespace) == 0
     assert "Traceback" not in program.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_amid_the_gateways_start_leaves_no_table(
+    namespace: Namespace, url: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    real = shutil.which("nft", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    assert real is not None
+    slow = tmp_path / "bin" / "nft"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n{real} "$@" || exit\nsleep 0.5\n')
+    slow.chmod(0o755)
+    program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url, PATH=f"{slow.parent}:{os.environ['PATH']}")
+    await until(lambda: "firezone_gateway" in namespace.run(real, "list", "tables").stdout)
+    program.process.send_signal(number)
+    assert await program.ended() == 0, program.text()
+    assert "firezone_gateway" not in namespace.run(real, "list", "tables").stdout
+    assert "Traceback" not in program.text()
+
+
+async def test_a_hangup_ends_the_gateway_in_order(namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path) -> None:
+    portal.init = GATEWAY_INIT
+    program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url)
+    await program.until("tunnel configured")
+    program.process.send_signal(signal.SIGHUP)
+    assert await program.ended(2.0) == 0, program.text()
+    assert "firezone_gateway" not in namespace.run("nft", "list", "tables").stdout
 
 
 async def test_a_gateway_of_an_ordinary_user_is_told_what_it_needs(
