@@ -1,8 +1,9 @@
 """The gateway's forwarding and masquerade: one nftables table that is ours, set up at start and taken down at the end.
 
-The original leaves this to its start script with iptables. Here the program does it, with the same effect: packets from and to the
-tunnel are forwarded, and clients' traffic leaves with the gateway's own address. A table of ours is replaced whole, so starting
-twice doubles nothing; rules of others are never touched.
+The original leaves this to its start script with iptables. Here the program does it: packets from and to the tunnel are forwarded,
+and clients' traffic leaves with the gateway's own address. A table of ours is replaced whole, so starting twice doubles nothing;
+rules of others are never touched. That has a price: an accept in one table does not overrule a drop in another, so a host whose
+own firewall drops what it forwards (Docker sets such a policy) must let the tunnel through there. The start says so.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def set_up_forwarding(device: str, *, outgoing: list[str]) -> None:
         _switch_on(name)
     _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}, *_commands(device, outgoing)])
     log.info("forwarding and masquerade set up", table=TABLE, device=device, outgoing=outgoing or "any")
+    for chain in _dropping_chains():
+        log.warning("another firewall drops what it does not know; let packets from and to the tunnel pass there too",
+                    chain=chain, device=device)  # fmt: skip
 
 
 def take_down_forwarding() -> None:
@@ -83,7 +87,19 @@ def _match(key: str, op: str, value: str) -> dict[str, Any]:
     return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": value}}
 
 
-def _nft(commands: list[dict[str, Any]]) -> None:
+def _dropping_chains() -> list[str]:
+    """Returns the forward chains of others whose policy is to drop, as `family table chain`."""
+    listed = json.loads(_nft([{"list": {"chains": None}}]) or "{}").get("nftables", [])
+    chains = [item["chain"] for item in listed if "chain" in item]
+    return [
+        f"{chain['family']} {chain['table']} {chain['name']}"
+        for chain in chains
+        if (chain.get("hook"), chain.get("policy")) == ("forward", "drop") and chain["family"] in ("ip", "ip6", "inet")
+    ]
+
+
+def _nft(commands: list[dict[str, Any]]) -> str:
+    """Runs the commands and returns what they print. Raises ConfigError."""
     program = shutil.which("nft")
     if program is None:
         raise ConfigError("nftables is not installed, so clients' traffic cannot be masqueraded: apt-get install nftables")
@@ -92,6 +108,7 @@ def _nft(commands: list[dict[str, Any]]) -> None:
     )
     if done.returncode:
         raise ConfigError(f"nftables refused the gateway's table: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def _switch_on(name: str) -> None:

@@ -277,3 +277,22 @@ def test_the_firewall_table_is_ours_alone() -> None:
         assert here.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout.strip() == "1"
         script(here, "from firezone.io.firewall import take_down_forwarding\ntake_down_forwarding()")
         assert here.run("nft", "list", "tables").stdout.split() == ["table", "inet", "theirs"]
+
+
+def test_another_firewall_that_drops_forwarded_packets_is_named() -> None:
+    """An accept in our table does not overrule it, and clients would see silence."""
+    if shutil.which("nft") is None:
+        pytest.skip("machine lacks nft")
+    with Namespace() as here:
+        here.run("nft", "add table ip theirs; add chain ip theirs FORWARD { type filter hook forward priority 0; policy drop; }")
+        script(
+            here,
+            """
+            import structlog
+            from firezone.io.firewall import set_up_forwarding
+            with structlog.testing.capture_logs() as said:
+                set_up_forwarding(NAME, outgoing=[])
+            warned = [entry["chain"] for entry in said if entry["log_level"] == "warning"]
+            assert warned == ["ip theirs FORWARD"], said
+            """,
+        )
