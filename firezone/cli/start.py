@@ -59,7 +59,8 @@ def fail(prefix: str, error: BaseException) -> NoReturn:
     cause: BaseException | None = error
     while cause is not None:
         text = str(cause) or type(cause).__name__
-        if not parts or text not in parts[-1]:
+        reason = (isinstance(cause, OSError) and cause.strerror) or text
+        if not parts or reason not in parts[-1]:
             parts.append(text)
         cause = cause.__cause__
     print(without_secrets(": ".join(parts)), file=sys.stderr)

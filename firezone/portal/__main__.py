@@ -159,7 +159,9 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(cert, key)
     except ssl.SSLError as error:
-        raise ConfigError(f"{cert} and {key or cert} are no certificate with its key (PEM): {error.reason}.") from error
+        files = f"{cert} is" if key is None else f"{cert} and {key} are"
+        reason = f": {error.reason}" if error.reason else ""
+        raise ConfigError(f"{files} no certificate with its key (PEM){reason}.") from None
     except OSError as error:
         raise ConfigError(f"The certificate {cert} or its key cannot be read: {error.strerror}.") from error
     return context

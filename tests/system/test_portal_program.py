@@ -239,6 +239,14 @@ async def test_it_speaks_tls(directory: Path, port: int, start: Callable[..., Pr
     assert doubtful.messages.empty()
 
 
+def test_a_file_that_is_no_certificate_is_named(directory: Path) -> None:
+    policy = str(directory / "policy.toml")
+    command = [sys.executable, "-m", "firezone.portal", "--config", policy, "--tls-cert", policy, "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {policy} is no certificate with its key (PEM).\n"
+
+
 async def test_it_answers_health_checks_and_plain_requests(port: int, start: Callable[..., Program]) -> None:
     program = start()
     await program.until("listening")

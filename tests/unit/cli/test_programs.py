@@ -103,6 +103,12 @@ def test_a_wrong_log_filter_ends_the_start_and_is_named() -> None:
     assert "foo=bar" in result.stderr
 
 
+def test_a_log_directory_that_cannot_be_made_is_named_with_its_reason_once() -> None:
+    result = check(FIREZONE_TOKEN="abc", LOG_DIR="/proc/absent")
+    assert result.exit_code == 1
+    assert result.stderr == "The log directory /proc/absent cannot be used: No such file or directory.\n"
+
+
 def test_an_empty_log_filter_and_format_are_the_defaults() -> None:
     result = check(FIREZONE_TOKEN="abc", RUST_LOG="", LOG_FORMAT="")
     assert result.exit_code == 0
