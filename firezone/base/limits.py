@@ -37,3 +37,27 @@ SESSIONS_PER_PEER = 8
 
 MAX_SESSIONS = MAX_PEERS * SESSIONS_PER_PEER
 """Sessions of the table, 1.2 KiB each: 600 MiB, reached only by peers that all rekey without end."""
+
+MAX_ALLOCATIONS = 65_536
+"""Allocations of one relay, at 16 KiB each at most: 1 GiB. The port range (16 384 by default) ends before it does."""
+
+MAX_ALLOCATIONS_PER_ADDRESS = 4_096
+"""Allocations of one client address: a quarter of the default range, so one address cannot take the relay away from all others,
+and an office or a carrier's NAT with thousands of users behind it still fits."""
+
+MAX_CHANNELS_PER_ALLOCATION = 4_096
+"""All channel numbers there are: a gateway binds one per candidate of each of its clients."""
+
+MAX_CHANNELS = 262_144
+"""Channels of one relay, cooling ones included: 16 per allocation of the default range, four times what the original's kernel
+tables hold."""
+
+MAX_PERMISSIONS_PER_ALLOCATION = 256
+"""Addresses a stand-alone relay lets through to one allocation. Ordinary clients ask for one per candidate of their peer."""
+
+MAX_NONCE_CLIENTS = 65_536
+"""Client addresses whose nonce's uses the relay counts, 0.3 KiB each: 20 MiB. Only one that answered a challenge gets a row."""
+
+MAX_RELAY_REPLIES = 4_096
+"""Answers a relay's machine keeps for its sockets, 0.5 KiB each. Ticks of 2048 rows never fill it; then the oldest goes, as on a
+full socket, and its client asks again."""
