@@ -75,11 +75,11 @@ async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float,
     addresses = list(hosts.values())
     gateway = GatewayProgram(
         GatewayConfig(api_url=url, token=SecretText(tokens["gateway"]), device_id="memory-gateway", name="memory gateway"),
-        gateway_ends, addresses=addresses,
+        gateway_ends, addresses=addresses, owns_process=False,
     )  # fmt: skip
     client = ClientProgram(
         ClientConfig(api_url=url, token=SecretText(tokens["client"]), device_id="memory-client", name="memory client"),
-        client_ends, addresses=addresses,
+        client_ends, addresses=addresses, owns_process=False,
     )  # fmt: skip
     tasks = [asyncio.create_task(gateway.run()), asyncio.create_task(client.run())]
     try:
@@ -97,11 +97,11 @@ async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float,
         report.rtt_ms = await _first(_round_trips((client_tun, client), (gateway_tun, gateway), own), tasks)
         progress(f"throughput, {seconds:.0f} s each way")
         cpu, moved = time.process_time(), 0.0
-        for way, run in (
-            ("up", _bulk(client_tun, gateway_tun, client, gateway, (own, SITE), seconds)),
-            ("down", _bulk(gateway_tun, client_tun, gateway, client, (SITE, own), seconds)),
+        for way, source, sink, sender, receiver, pair in (
+            ("up", client_tun, gateway_tun, client, gateway, (own, SITE)),
+            ("down", gateway_tun, client_tun, gateway, client, (SITE, own)),
         ):
-            gbps = await _first(run, tasks, seconds + STEP_TIMEOUT_S)
+            gbps = await _first(_bulk(source, sink, sender, receiver, pair, seconds), tasks, seconds + STEP_TIMEOUT_S)
             report.throughput_gbps[way] = round(gbps, 3)
             moved += gbps * seconds / 8
         report.cpu_s_per_gb["both"] = round((time.process_time() - cpu) / moved, 3)

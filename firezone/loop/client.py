@@ -29,8 +29,8 @@ class ClientProgram(TunnelProgram[ClientState]):
     from_portal = wire.FROM_PORTAL
     to_portal = wire.TO_PORTAL
 
-    def __init__(self, config: ClientConfig, ends: Ends, *, addresses: list[str] | None = None) -> None:
-        super().__init__(config, ends, ClientState, addresses=addresses)
+    def __init__(self, config: ClientConfig, ends: Ends, *, addresses: list[str] | None = None, owns_process: bool = True) -> None:
+        super().__init__(config, ends, ClientState, addresses=addresses, owns_process=owns_process)
         self.config: ClientConfig = config
         self.ready = asyncio.Event()
         """Set when the first TUN configuration is applied."""
@@ -41,7 +41,8 @@ class ClientProgram(TunnelProgram[ClientState]):
         return client_login_url(self.config)
 
     async def prepare(self) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, "SIGHUP")
+        if self._owns_process:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, "SIGHUP")
 
     async def on_event(self, event: object) -> None:
         match event:

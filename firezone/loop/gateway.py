@@ -32,8 +32,8 @@ class GatewayProgram(TunnelProgram[GatewayState]):
     from_portal = wire.FROM_PORTAL
     to_portal = wire.TO_PORTAL
 
-    def __init__(self, config: GatewayConfig, ends: Ends, *, addresses: list[str] | None = None) -> None:
-        super().__init__(config, ends, GatewayState, addresses=addresses)
+    def __init__(self, config: GatewayConfig, ends: Ends, *, addresses: list[str] | None = None, owns_process: bool = True) -> None:
+        super().__init__(config, ends, GatewayState, addresses=addresses, owns_process=owns_process)
         self.config: GatewayConfig = config
         self.ready = asyncio.Event()
         """Set when the first `init` of the portal is applied."""
@@ -43,9 +43,12 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         config = self.config
         return LoginUrl.gateway(config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name)
 
-    async def prepare(self) -> None:
+    def install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().install_signals(loop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.stop)
+
+    async def prepare(self) -> None:
         if self.ends.device is not None and self.config.manage_firewall:
             set_up_forwarding(self.ends.device, outgoing=list(self.config.masquerade))
         await self._health.start()

@@ -55,10 +55,16 @@ class TunnelProgram(Generic[State]):
     from_portal: Vocabulary
     to_portal: Vocabulary
 
-    def __init__(self, config: TunnelConfig, ends: Ends, state_class: type[State], *, addresses: list[str] | None = None) -> None:
-        """`addresses` replaces what netlink says of our local addresses (memory mode)."""
+    def __init__(self, config: TunnelConfig, ends: Ends, state_class: type[State], *, addresses: list[str] | None = None,
+                 owns_process: bool = True) -> None:  # fmt: skip
+        """Prepares; `run` starts.
+
+        `addresses` replaces what netlink says of our local addresses (memory mode). `owns_process` False leaves the process's
+        signals to whoever runs several programs in it.
+        """
         self.config = config
         self.ends = ends
+        self._owns_process = owns_process
         self.clock = BootClock()
         self._rng = SystemRng()
         tables = Tables()
@@ -87,6 +93,11 @@ class TunnelProgram(Generic[State]):
     async def clean_up(self) -> None:
         """Takes back what `prepare` did."""
 
+    def install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Comes before anything is set up on the host: a signal meanwhile must not leave half of it behind."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+
     # life
 
     async def run(self) -> None:
@@ -98,7 +109,8 @@ class TunnelProgram(Generic[State]):
         changes = None
         if self.config.raise_buffers:
             _raise_ceilings()
-        self._install_end_signals(loop)
+        if self._owns_process:
+            self.install_signals(loop)
         try:
             if self.netlink is not None:
                 await self.netlink.start()
@@ -109,7 +121,8 @@ class TunnelProgram(Generic[State]):
                 changes = NetworkChanges(lambda: self._spawn(self._look_at_network()))
             await self._look_at_network()
             self._spawn(self._run_portal())
-            loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
+            if self._owns_process:
+                loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
             # What exists now lives as long as the program: the collector need not walk it again and again, which shows as
             # pauses of several milliseconds in the round trips.
             gc.collect()
@@ -174,15 +187,11 @@ class TunnelProgram(Generic[State]):
             self.state.set_local_addresses(self.host.local_endpoints(addresses), self.clock.now())
             self.host.tunnel.touch()
 
-    def _install_end_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Before anything is set up on the host: a signal that comes meanwhile must not leave half of it behind."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
-
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, os._exit, 0)  # Asked twice: at once.
-        loop.remove_signal_handler(signal.SIGUSR2)
+        if self._owns_process:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, os._exit, 0)  # Asked twice: at once.
+            loop.remove_signal_handler(signal.SIGUSR2)
         if hasattr(self.host, "engine"):
             self.portal.close()
             self.state.shutdown(self.clock.now())

@@ -68,3 +68,17 @@ def test_lab_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
     assert lab.returncode == 0, (tmp_path / "output").read_text()
     assert len([name for name in watch.namespaces if name.startswith("net:")]) >= 5
     watch.assert_nothing_left()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL", "SIGHUP"])
+def test_memory_mode_ends_by_the_signal_and_claims_no_result(name: str, tmp_path: Path) -> None:
+    watch = Watch()
+    lab = start(watch, tmp_path, "demo", "--memory", "--seconds", "20")
+    watch.sample(2.0)
+    lab.send_signal(signal.Signals[name])
+    assert lab.wait(10) == (1 if name == "SIGINT" else -signal.Signals[name])
+    watch.assert_nothing_left()
+    said = (tmp_path / "output").read_text()
+    assert "throughput, 20 s" in said
+    assert "CPU" not in said
+    assert not {"Traceback", "Warning", "error:"} & set(said.split())
