@@ -28,7 +28,7 @@ from firezone.io.network_changes import NetworkChanges
 from firezone.loop.host import Host
 from firezone.loop.portal_connection import PortalConnection
 from firezone.proto.phoenix.login import user_agent
-from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, SendToPortal, TunnelState
+from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -224,6 +224,8 @@ class TunnelProgram(Generic[State]):
                 self.portal.reconnect(public_key)
             case ConnectionChanged(cid, is_up, detail):
                 log.info("connection established" if is_up else "connection ended", peer=cid, detail=detail)
+            case RelayEnded(relay, reason):
+                log.info("relay lost", relay=relay, reason=reason)
             case _:
                 self._spawn(self.on_event(event))
 

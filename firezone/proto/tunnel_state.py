@@ -19,6 +19,8 @@ from firezone.proto.snownet.events import (
     ConnectionFailed,
     InvalidateIceCandidate,
     NewIceCandidate,
+    NoRelaysLeft,
+    RelayLost,
     Role,
 )
 from firezone.proto.snownet.node import Node
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from firezone.kernels.types import Reason
     from firezone.proto.noise.sessions import SessionStore
     from firezone.proto.snownet.events import NodeEvent
+    from firezone.proto.turn.channels import ChannelGate
 
 
 MAX_PACKETS = 1024
@@ -69,11 +72,22 @@ class ConnectionChanged:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class RelayEnded:
+    """A relay is not used any more, for the log."""
+
+    relay: RelayId
+    reason: str
+
+
 class TunnelState:
     """The common half of a machine; `proto.machine.Machine` is its contract with the loop."""
 
-    def __init__(self, role: Role, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
-        self.node = Node(role, store=store, rng=rng, now=now, utc=utc)
+    def __init__(
+        self, role: Role, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None
+    ) -> None:
+        """`store` and `channels` are what the compiled path reads; without `channels` it takes no relayed data."""
+        self.node = Node(role, store=store, rng=rng, now=now, utc=utc, channels=channels)
         self._events: deque[object] = deque()
         self._updates: deque[TableUpdate] = deque()
         self._packets: deque[bytes] = deque(maxlen=MAX_PACKETS)
@@ -210,6 +224,10 @@ class TunnelState:
             case ConnectionClosed(cid):
                 self._events.append(ConnectionChanged(cid, False, "closed"))
                 self._on_gone(cid, now)
+            case RelayLost(relay, reason):
+                self._events.append(RelayEnded(relay, reason))
+            case NoRelaysLeft():
+                self._events.append(SendToPortal(shared.NoRelays()))
 
     def _set_filter(self, cid: ConnectionId, wanted: PeerFilterSet | None) -> None:
         """Brings the filter of a connection's row in line; a row that is no longer the connection's loses its own."""
@@ -267,4 +285,6 @@ def group_relays(entries: Iterable[shared.Relay]) -> list[Relay]:
 
 def _describe_path(node: Node, cid: ConnectionId) -> str:
     path = node.path_of(cid)
-    return "established" if path is None else f"established over {path.remote}"
+    if path is None:
+        return "established"
+    return f"established over {path.remote}" + (", through a relay of ours" if path.is_relayed else "")

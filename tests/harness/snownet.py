@@ -1,6 +1,8 @@
 """Nodes on a virtual clock, joined by a network that can lose, delay, repeat, cut and translate, and by a portal that signals.
 
     Host ──(NAT)── Network ──(NAT)── Host        candidates travel beside it, after `World.signalling`
+                      │
+                    relays                       handed out by `World.hand_out`
 
 Time jumps from one announced deadline to the next, so a deadline that is not announced is a test that hangs or fails.
 """
@@ -31,6 +33,7 @@ from firezone.proto.snownet.events import (
 from firezone.proto.snownet.goodbye import is_goodbye
 from firezone.proto.snownet.node import Node
 from firezone.wire import stun
+from tests.harness.relay_model import RelayModel
 from tests.harness.sessions import SlowSessionStore
 
 EPOCH = 1_700_000_000 * SECOND
@@ -54,6 +57,8 @@ class Datagram:
         payload = self.transmit.payload
         if stun.is_stun(payload):
             return "stun"
+        if 0x40 <= payload[0] <= 0x4F:
+            return "channel"
         return {1: "initiation", 2: "response", 3: "cookie", 4: "data"}[payload[0]]
 
     @property
@@ -146,6 +151,7 @@ class World:
         self.signalling: int | None = 50 * MILLISECOND
         """Delay of candidates through the portal; None: lost."""
         self.hosts: list[Host] = []
+        self.relays: list[RelayModel] = []
         self.wire: list[Datagram] = []
         self.drop: Callable[[Datagram], bool] = lambda _: False
         self.delays: Callable[[Datagram], Iterable[int]] = lambda _: (self.latency,)
@@ -159,6 +165,18 @@ class World:
 
     def gateway(self, *addresses: str, name: str = "gateway", nat: Nat | None = None) -> Host:
         return self._add(name, Role.GATEWAY, addresses, nat)
+
+    def relay(self, *addresses: str, name: str = "relay") -> RelayModel:
+        model = RelayModel(name, *addresses)
+        self.relays.append(model)
+        return model
+
+    def hand_out(self, *hosts: Host, remove: Iterable[RelayModel] = (), relays: Iterable[RelayModel] | None = None) -> None:
+        """The portal tells some hosts, or all, of all relays (or of these)."""
+        entries = [model.entry() for model in (self.relays if relays is None else relays)]
+        for host in hosts or tuple(self.hosts):
+            host.node.update_relays([model.id for model in remove], entries, self.now)
+            self.collect(host)
 
     def authorize(self, client: Host, gateway: Host, *, psk: bytes = b"k" * 32, gateway_psk: bytes | None = None) -> None:
         """The portal lets a client speak to a gateway: the gateway hears of it first."""
@@ -253,14 +271,21 @@ class World:
         if self.drop(datagram):
             return
         source, nat = datagram.transmit.source, datagram.sender.nat
-        assert source is not None
-        if source not in datagram.sender.addresses:
+        if source is None:
+            is_ipv4 = datagram.transmit.destination.is_ipv4
+            source = next((address for address in datagram.sender.addresses if address.is_ipv4 == is_ipv4), None)
+        if source is None or source not in datagram.sender.addresses:
             return
         public = source if nat is None else nat.outgoing(source, datagram.transmit.destination)
         for delay in self.delays(datagram):
             self.at(delay, lambda: self._arrive(public, datagram.transmit.destination, datagram.transmit.payload))
 
     def _arrive(self, source: Endpoint, destination: Endpoint, payload: bytes) -> None:
+        for model in self.relays:
+            if model.owns(destination):
+                for sender, target, answer in model.handle(source, destination, payload, self.now):
+                    self.at(self.latency, lambda sender=sender, target=target, answer=answer: self._arrive(sender, target, answer))  # type: ignore[misc]
+                return
         for host in self.hosts:
             local: Endpoint | None = destination
             if host.nat is not None:

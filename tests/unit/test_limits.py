@@ -36,6 +36,7 @@ from firezone.proto.snownet import connection
 from firezone.proto.snownet import events as node_events
 from firezone.proto.snownet.events import Outbox, Role
 from firezone.proto.snownet.node import Node
+from firezone.proto.turn import allocation, channels
 from firezone.wire.ip import decode_ip
 from tests.harness import packets
 from tests.harness.sessions import SlowSessionStore
@@ -57,8 +58,13 @@ QUEUES = {
     "proto/ice/pair.py": {"checks": "trimmed to the attempts of the timings with every check"},
     "proto/snownet/connection.py": {"_packets": "MAX_BUFFERED", "_datagrams": "MAX_BUFFERED"},
     "proto/snownet/events.py": {
+        "control": "MAX_TRANSMITS",
         "transmits": "MAX_TRANSMITS",
         "events": "candidates and ends of connections, drained by the machine after every input",
+    },
+    "proto/turn/allocation.py": {
+        "_transmits": "one per request that became due, drained by the node after every input",
+        "_events": "candidates and channels that came or went, drained by the node after every input",
     },
     "proto/tunnel_state.py": {
         "_events": "polled after every input; TUN configuration and resource list replace their former",
@@ -216,6 +222,11 @@ def test_the_portals_queues_are_bounded() -> None:
     assert channel.MAX_QUEUE == 32
     assert portal_loop.MAX_QUEUED_FRAMES <= 1024
     assert portal_loop.MAX_MESSAGE_SIZE <= 2 * MIB
+
+
+def test_an_allocation_is_bounded_whatever_peers_announce() -> None:
+    assert channels.MAX_CHANNELS == 4096
+    assert allocation.MAX_WAITING == 100
 
 
 # and what happens at the bound

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from firezone.base.rng import Rng
     from firezone.base.timing import Instant, UnixTime
     from firezone.proto.noise.sessions import SessionStore
+    from firezone.proto.turn.channels import ChannelGate
 
 FIXED_ROUTES: tuple[Network, ...] = (TUNNEL_V4, PROXY_V4, SENTINEL_V4, TUNNEL_V6, PROXY_V6, SENTINEL_V6)
 """Always routed to the tunnel."""
@@ -77,8 +78,8 @@ class GatewayOnClient:
 class ClientState(TunnelState):
     """The client's machine."""
 
-    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
-        super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc)
+    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None) -> None:
+        super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc, channels=channels)
         self._book = ResourceBook()
         self._pending = PendingFlows()
         self._gateways: dict[ConnectionId, GatewayOnClient] = {}

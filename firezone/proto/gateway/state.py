@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from firezone.base.rng import Rng
     from firezone.base.timing import Instant, UnixTime
     from firezone.proto.noise.sessions import SessionStore
+    from firezone.proto.turn.channels import ChannelGate
 
 SWEEP_INTERVAL = SECOND
 """Grain of expiry."""
@@ -59,8 +60,8 @@ class AccessChanged:
 class GatewayState(TunnelState):
     """The gateway's machine."""
 
-    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
-        super().__init__(Role.GATEWAY, store=store, rng=rng, now=now, utc=utc)
+    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None) -> None:
+        super().__init__(Role.GATEWAY, store=store, rng=rng, now=now, utc=utc, channels=channels)
         self._own: tuple[Address, ...] = ()
         """Our tunnel addresses; empty before the first `init`."""
         self._clients: dict[ConnectionId, ClientOnGateway] = {}

@@ -31,7 +31,7 @@ from firezone.proto.ice.checks import (
 )
 from firezone.proto.ice.events import IceEvent, IceState, IceTransmit, Nominated, StateChanged
 from firezone.proto.ice.pair import ACTIVE, Check, Pair, Timings
-from firezone.proto.ice.preference import check_priority, default_priority, is_usable
+from firezone.proto.ice.preference import candidate_priority, check_priority, is_usable, local_preference
 from firezone.wire.candidate import Candidate, CandidateKind
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method, Received
 
@@ -237,11 +237,15 @@ class IceAgent:
         )
 
     def _add_reflexive(self, candidate: Candidate) -> Candidate | None:
-        key = candidate.endpoint, candidate.base
-        if key in self._reflexive or len(self._reflexive) >= MAX_PAIRS:
+        """Without a NAT it is the host candidate, and the peer gains nothing by hearing of one address twice."""
+        known = {seen for seen, _ in self._reflexive}
+        if candidate.endpoint in known or candidate.endpoint == candidate.base or len(known) >= MAX_PAIRS:
             return None
-        announced = candidate.with_priority(default_priority(candidate.kind, is_ipv4=candidate.endpoint.is_ipv4))
-        self._reflexive[key] = announced
+        is_ipv4 = candidate.endpoint.is_ipv4
+        earlier = sum(seen.is_ipv4 == is_ipv4 for seen in known)
+        preference = local_preference(candidate.kind, is_ipv4=is_ipv4, earlier=earlier)
+        announced = self._with_ufrag(candidate.with_priority(candidate_priority(candidate.kind, preference)))
+        self._reflexive[candidate.endpoint, candidate.base] = announced
         return announced
 
     def _add_ranked_local(self, candidate: Candidate, now: Instant) -> Candidate | None:

@@ -41,7 +41,7 @@ from firezone.wire.phoenix import (
     encode_reply,
 )
 from firezone.wire.portal import client, gateway
-from firezone.wire.portal.shared import UnixSeconds, Vocabulary
+from firezone.wire.portal.shared import NoRelays, UnixSeconds, Vocabulary
 
 RECOMPUTE_INTERVAL = 60 * SECOND
 """Conditions that depend on the time are looked at this often."""
@@ -113,6 +113,7 @@ class PortalService:
             gateway.FlowAuthorized: self._on_flow_authorized,
             gateway.BroadcastIceCandidates: self._on_candidates,
             gateway.BroadcastInvalidatedIceCandidates: self._on_candidates,
+            NoRelays: self._on_no_relays,
         }
         self._reconcile(utc)
         self._store.commit()
@@ -276,6 +277,9 @@ class PortalService:
         asker = self._presence.get(pending.client_connection)
         if asker is not None and asker.is_joined:
             self._say(asker, pending.answer)
+
+    def _on_no_relays(self, connection: Connection, message: NoRelays, frame: Frame, now: Instant, utc_s: int) -> None:
+        self._notice("warning", "a device has no relay left", connection.device)
 
     def _on_candidates(
         self,

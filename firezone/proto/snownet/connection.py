@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from firezone.base.errors import StillConnecting
 from firezone.base.ids import ConnectionId, RelayId, SessionSlot
-from firezone.base.net import Endpoint, Transmit
+from firezone.base.net import Endpoint
 from firezone.base.timing import SECOND, Instant, UnixTime, earliest
 from firezone.proto.ice.agent import IceAgent
 from firezone.proto.ice.checks import IceCredentials
@@ -36,7 +36,8 @@ from firezone.proto.snownet.events import (
 )
 from firezone.proto.snownet.goodbye import GOODBYE
 from firezone.proto.snownet.optimistic import optimistic_candidates
-from firezone.wire.candidate import Candidate, encode_candidate
+from firezone.proto.snownet.routes import Path, Routes
+from firezone.wire.candidate import Candidate, CandidateKind, encode_candidate
 from firezone.wire.stun import Received
 
 MAX_BUFFERED = 128
@@ -60,15 +61,6 @@ class ConnectionState(Enum):
     CONNECTED = auto()
     IDLE = auto()
     FAILED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """How to reach the peer."""
-
-    local: Endpoint
-    """Address the datagrams leave from."""
-    remote: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +93,7 @@ class Connection:
         agent: IceAgent,
         peer: Peer,
         store: SessionStore,
+        routes: Routes,
         outbox: Outbox,
         relay: RelayId | None,
         now: Instant,
@@ -117,6 +110,7 @@ class Connection:
         """Belongs to the table of deadlines."""
         self._role = role
         self._store = store
+        self._routes = routes
         self._outbox = outbox
         self._created_at = now
         self._last_activity = now
@@ -129,9 +123,9 @@ class Connection:
 
     # candidates
 
-    def add_local(self, candidate: Candidate, now: Instant) -> None:
+    def add_local(self, candidate: Candidate, now: Instant, *, crosses_family: bool = False) -> None:
         """Offers another address of ours to the peer."""
-        announced = self.agent.add_local(candidate, now)
+        announced = self.agent.add_local(candidate, now, crosses_family=crosses_family)
         if announced is not None:
             self._outbox.events.append(NewIceCandidate(self.cid, encode_candidate(announced)))
             self._wake(now)
@@ -154,6 +148,13 @@ class Connection:
         for guess in optimistic_candidates(self.agent.remote_candidates(), self.agent.remote_endpoints()):
             self.agent.add_remote(guess, now)
         self._wake(now)
+
+    def channel_peers(self) -> list[Endpoint]:
+        """Returns the peer's addresses that a relay of ours must pass data of before we ever send to them.
+
+        Those of its host candidates get a channel when a check is sent there: most are behind a NAT and never will.
+        """
+        return [c.endpoint for c in self.agent.remote_candidates() if c.kind is not CandidateKind.HOST]
 
     def invalidate_remote(self, candidate: Candidate, now: Instant) -> None:
         """Gives up an address of the peer."""
@@ -189,7 +190,9 @@ class Connection:
         self.peer.on_activity(session, sent, received, keepalives, now)
         if sent or received:
             self._wake(now)
-        self._drain_peer()
+        if sent and self.path is not None:
+            self._routes.note_sent(self.path, now)
+        self._drain_peer(now)
         return was_idle
 
     def encapsulate(self, packet: bytes, now: Instant, utc: UnixTime) -> None:
@@ -209,7 +212,7 @@ class Connection:
         """Tells the peer that we leave; best effort."""
         if self.path is not None and self.peer.has_session:
             self.peer.encapsulate(GOODBYE, now, utc)
-            self._drain_peer()
+            self._drain_peer(now)
 
     def wake_for_upsert(self, now: Instant, utc: UnixTime) -> None:
         """Is told that the portal authorised the peer again: it may have a fresh half of this connection."""
@@ -223,7 +226,7 @@ class Connection:
         """Sends what an input made due, and takes what both machines have to say."""
         self.agent.handle_timeout(now)
         self._drain_agent(now, utc)
-        self._drain_peer()
+        self._drain_peer(now)
         self._tell_established()
 
     def handle_timeout(self, now: Instant, utc: UnixTime) -> None:
@@ -259,6 +262,7 @@ class Connection:
         """Forgets everything, keys and path included."""
         self.agent.close()
         self.peer.close()
+        self._routes.leave(self.peer.row, self.path)
         self._store.remove_peer(self.peer.row)
 
     # in detail
@@ -292,20 +296,21 @@ class Connection:
         while (event := self.agent.poll_event()) is not None:
             match event:
                 case Nominated(source, destination):
-                    self._take_path(Path(source, destination), now, utc)
+                    self._take_path(self._routes.path_to(source, destination), now, utc)
                 case StateChanged(IceState.DISCONNECTED):
                     self._disconnected_at = now
                 case StateChanged():
                     self._disconnected_at = None
         while (message := self.agent.poll_transmit()) is not None:
-            self._outbox.transmits.append(Transmit(message.source, message.destination, message.payload))
+            self._routes.send(message.source, message.destination, message.payload, now)
 
     def _take_path(self, path: Path, now: Instant, utc: UnixTime) -> None:
         """Sends over the nominated pair from now on, in every state."""
         if path == self.path:
+            self._routes.refresh(path, now)
             return
+        self._routes.take(self.peer.row, path, self.path, now)
         self.path = path
-        self._store.set_path(self.peer.row, path.local, path.remote)
         if self.state is ConnectionState.CONNECTING:
             self.state = ConnectionState.CONNECTED
             self._last_activity = now
@@ -315,7 +320,7 @@ class Connection:
     def _flush(self, now: Instant, utc: UnixTime) -> None:
         """Sends what waited: handshake messages first, or the peer would ask for them again."""
         while self._datagrams:
-            self._send(self._datagrams.popleft())
+            self._send(self._datagrams.popleft(), now)
         while self._packets:
             self.peer.encapsulate(self._packets.popleft(), now, utc)
 
@@ -328,12 +333,12 @@ class Connection:
         self.peer.initiate(now, utc)
         self._last_proactive_at = now
 
-    def _drain_peer(self) -> None:
+    def _drain_peer(self, now: Instant) -> None:
         while (datagram := self.peer.poll_transmit()) is not None:
             if self.path is None:
                 self._datagrams.append(datagram)
             else:
-                self._send(datagram)
+                self._send(datagram, now)
         while (event := self.peer.poll_event()) is not None:
             match event:
                 case Established():
@@ -341,9 +346,9 @@ class Connection:
                 case Expired(reason):
                     self.fail(reason)
 
-    def _send(self, datagram: bytes) -> None:
+    def _send(self, datagram: bytes, now: Instant) -> None:
         assert self.path is not None
-        self._outbox.transmits.append(Transmit(self.path.local, self.path.remote, datagram))
+        self._routes.send(self.path.local, self.path.remote, datagram, now, is_relayed=self.path.is_relayed)
 
     def _tell_established(self) -> None:
         if self._is_established or not self._has_handshaken or self.path is None:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from firezone.base.ids import ConnectionId
+from firezone.base.ids import ConnectionId, RelayId
 from firezone.base.net import Transmit
 
 MAX_TRANSMITS = 8192
@@ -62,16 +62,49 @@ class ConnectionClosed:
     cid: ConnectionId
 
 
-NodeEvent = NewIceCandidate | InvalidateIceCandidate | ConnectionEstablished | ConnectionFailed | ConnectionClosed
+@dataclass(frozen=True, slots=True)
+class RelayLost:
+    """A relay is not used any more, because of itself: it is silent, refuses us, or contradicts itself."""
+
+    relay: RelayId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoRelaysLeft:
+    """The last relay is gone: ask the portal for others."""
+
+
+NodeEvent = (
+    NewIceCandidate
+    | InvalidateIceCandidate
+    | ConnectionEstablished
+    | ConnectionFailed
+    | ConnectionClosed
+    | RelayLost
+    | NoRelaysLeft
+)
 
 
 class Outbox:
     """What waits to be polled from a Node, in the order it happened."""
 
     def __init__(self) -> None:
+        self.control: deque[Transmit] = deque(maxlen=MAX_TRANSMITS)
+        """Requests to relays: they leave first, so that a channel is bound before it is used."""
         self.transmits: deque[Transmit] = deque(maxlen=MAX_TRANSMITS)
         self.events: deque[NodeEvent] = deque()
 
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.control or self.transmits or self.events)
+
+    def next_transmit(self) -> Transmit | None:
+        if self.control:
+            return self.control.popleft()
+        return self.transmits.popleft() if self.transmits else None
+
     def clear(self) -> None:
+        self.control.clear()
         self.transmits.clear()
         self.events.clear()

@@ -8,7 +8,7 @@ Datagrams are told apart by what they are, not by whom they come from: relay tra
 username, answers by transaction id, WireGuard by receiver index or static key. So data is accepted from any address, and it
 never changes where we send (this departs from WireGuard's roaming; ICE decides).
 
-Source: Firezone's snownet. Relayed and server-reflexive candidates come with the TURN client.
+Source: Firezone's snownet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from firezone.base.ids import ConnectionId, PeerRow, RelayId, SessionSlot
 from firezone.base.limits import MAX_DATAGRAM_SIZE, MAX_PACKET_SIZE
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.rng import Rng
-from firezone.base.timing import Instant, UnixTime
+from firezone.base.timing import Instant, UnixTime, earliest
 from firezone.proto.ice.agent import IceAgent
 from firezone.proto.ice.candidates import host_candidate
 from firezone.proto.ice.checks import IceCredentials
@@ -35,12 +35,15 @@ from firezone.proto.noise.handshake import StaticKeys
 from firezone.proto.noise.index import IndexAllocator
 from firezone.proto.noise.peer import Peer
 from firezone.proto.noise.sessions import SessionStore
-from firezone.proto.snownet.connection import Connection, ConnectionState, Path, Terms
+from firezone.proto.snownet.connection import Connection, ConnectionState, Terms
 from firezone.proto.snownet.connections import Connections, Deadlines
 from firezone.proto.snownet.events import ConnectionClosed, NodeEvent, Outbox, Role
-from firezone.proto.snownet.relays import Relay, RelayBook
+from firezone.proto.snownet.relaying import Relaying
+from firezone.proto.snownet.relays import Relay, RelayBook, Traffic
+from firezone.proto.snownet.routes import Path, Routes
+from firezone.proto.turn.channels import ChannelGate
 from firezone.wire import stun
-from firezone.wire.candidate import Candidate, decode_candidate
+from firezone.wire.candidate import Candidate, CandidateKind, decode_candidate
 from firezone.wire.wireguard import MessageType, classify, receiver_index
 
 MAX_LOCAL_ADDRESSES = 32
@@ -62,8 +65,13 @@ class NodeCounters:
 class Node:
     """Our end of every connection."""
 
-    def __init__(self, role: Role, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime) -> None:
-        """`now` and `utc` are the same moment; WireGuard's stamps are wall-clock time."""
+    def __init__(
+        self, role: Role, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None
+    ) -> None:
+        """`now` and `utc` are the same moment; WireGuard's stamps are wall-clock time.
+
+        `channels` is told which relayed data the compiled path may take; without it all of that must come here.
+        """
         self.role = role
         self.counters = NodeCounters()
         self._store = store
@@ -72,10 +80,12 @@ class Node:
         self._now = now
         self._indices = IndexAllocator(rng)
         self._addresses: dict[Endpoint, None] = {}
-        self._relays = RelayBook()
-        self._connections = Connections()
-        self._deadlines = Deadlines()
         self._outbox = Outbox()
+        self._relays = RelayBook(gate=channels, rng=rng, outbox=self._outbox)
+        self._routes = Routes(self._relays, store, self._outbox)
+        self._connections = Connections()
+        self._relaying = Relaying(self._relays, self._routes, self._connections, self._outbox, self._resume)
+        self._deadlines = Deadlines()
         self._rotate_keys(now)
 
     # identity
@@ -113,10 +123,7 @@ class Node:
 
     def update_relays(self, remove: Iterable[RelayId], add: Iterable[Relay], now: Instant) -> None:
         """Takes the portal's word on relays. A connection whose relay is gone is given another."""
-        self._relays.update(remove, add)
-        for connection in self._connections:
-            if connection.relay is None or connection.relay not in self._relays:
-                connection.relay = self._relays.sample(self._rng) or connection.relay
+        self._relaying.update(remove, add, now)
         self._now = now
 
     # connections
@@ -141,7 +148,7 @@ class Node:
             known.wake_for_upsert(now, self._utc(now))
             self._settle(known, now)
             return
-        relay = self._relays.sample(self._rng)
+        relay = self._relays.sample()
         if relay is None and not self._addresses:
             raise NoRelays(f"There is no address to offer to {cid}: no local one and no relay.")
         connection, index = self._make_connection(cid, terms, relay, now)
@@ -150,6 +157,7 @@ class Node:
         self._connections.add(connection, index)
         for endpoint in self._addresses:
             connection.add_local(host_candidate(endpoint), now)
+        self._relaying.seed(connection, now)
         self._settle(connection, now)
 
     def close_connection(self, cid: ConnectionId, now: Instant) -> None:
@@ -176,7 +184,7 @@ class Node:
     def reset(self, now: Instant) -> None:
         """Starts over with a new key pair, after we roamed. Nothing is sent; the caller tells the portal the new key.
 
-        Local addresses stay until they are set again, relays until the portal updates them.
+        Local addresses stay until they are set again, relays until the portal updates them; their allocations begin anew at once.
         """
         former = list(self._connections)
         for connection in former:
@@ -184,6 +192,8 @@ class Node:
         self._outbox.clear()
         self._outbox.events.extend(ConnectionClosed(connection.cid) for connection in former)
         self._rotate_keys(now)
+        self._relays.restart(now)
+        self._relaying.settle(now)
         self._now = now
 
     # candidates
@@ -193,6 +203,8 @@ class Node:
         connection, candidate = self._connections.get(cid), self._parse_candidate(line)
         if connection is not None and candidate is not None:
             connection.add_remote(candidate, now)
+            if candidate.kind is not CandidateKind.HOST:
+                self._relaying.bind_channels(connection, now)
             self._settle(connection, now)
 
     def remove_remote_candidate(self, cid: ConnectionId, line: str, now: Instant) -> None:
@@ -227,9 +239,21 @@ class Node:
         self._now = now
         if len(datagram) > MAX_DATAGRAM_SIZE:
             raise RemoteError(f"A datagram of {len(datagram)} bytes is larger than any peer sends.")
-        if self._relays.is_relay_traffic(remote, datagram):
-            self.counters.relay_datagrams += 1
-            return None
+        match self._relays.classify(remote, datagram):
+            case Traffic.STALE:
+                self.counters.relay_datagrams += 1
+                return None
+            case Traffic.STUN:
+                self._handle_relay(local, remote, datagram, now)
+                return None
+            case Traffic.CHANNEL:
+                inner = self._relays.decapsulate(remote, datagram)
+                if inner is None:
+                    self.counters.relay_datagrams += 1
+                    return None
+                local, remote, datagram = inner
+            case Traffic.PEER:
+                pass
         if stun.is_stun(datagram):
             self._handle_stun(local, remote, datagram, now)
             return None
@@ -246,21 +270,24 @@ class Node:
     # time and outputs
 
     def handle_timeout(self, now: Instant) -> None:
-        """Wakes the connections that are due and removes those that failed."""
+        """Wakes relays, then the connections that are due; removes what failed."""
         self._now = now
+        self._relays.handle_timeout(now)
+        self._relaying.settle(now)
         for connection in self._deadlines.pop_due(now):
             connection.handle_timeout(now, self._utc(now))
             self._conclude(connection)
+        self._relaying.settle(now)
 
     def poll_timeout(self) -> tuple[Instant, str] | None:
         """Returns when something is due; at once while something waits to be polled."""
-        if self._outbox.transmits or self._outbox.events:
+        if self._outbox.is_waiting:
             return self._now, "queued output"
-        return self._deadlines.peek()
+        return earliest(self._relays.poll_timeout(), self._deadlines.peek())
 
     def poll_transmit(self) -> Transmit | None:
         """Returns the next datagram to send."""
-        return self._outbox.transmits.popleft() if self._outbox.transmits else None
+        return self._outbox.next_transmit()
 
     def poll_event(self) -> NodeEvent | None:
         """Returns the next event."""
@@ -333,6 +360,7 @@ class Node:
             agent=agent,
             peer=peer,
             store=self._store,
+            routes=self._routes,
             outbox=self._outbox,
             relay=relay,
             now=now,
@@ -342,8 +370,8 @@ class Node:
     def _settle(self, connection: Connection, now: Instant) -> None:
         """Lets a connection do what the last input made due, and takes note of when it wants to be woken."""
         self._now = now
-        connection.settle(now, self._utc(now))
-        self._conclude(connection)
+        self._resume(connection, now)
+        self._relaying.settle(now)
 
     def _conclude(self, connection: Connection) -> None:
         if connection.state is ConnectionState.FAILED:
@@ -356,6 +384,12 @@ class Node:
         self._deadlines.forget(connection)
         connection.close()
 
+    def _resume(self, connection: Connection, now: Instant) -> None:
+        """Lets a connection do what its relays made due; it may be gone by now."""
+        if self._connections.get(connection.cid) is connection:
+            connection.settle(now, self._utc(now))
+            self._conclude(connection)
+
     def _parse_candidate(self, line: str) -> Candidate | None:
         try:
             return decode_candidate(line)
@@ -363,11 +397,15 @@ class Node:
             self.counters.ignored_candidates += 1
             return None
 
+    def _handle_relay(self, local: Endpoint, remote: Endpoint, datagram: bytes, now: Instant) -> None:
+        allocation = self._relays.at(remote)
+        if allocation is None or not allocation.handle_message(local, remote, _decode_stun(datagram), now):
+            self.counters.relay_datagrams += 1
+            return
+        self._relaying.settle(now)
+
     def _handle_stun(self, local: Endpoint, remote: Endpoint, datagram: bytes, now: Instant) -> None:
-        try:
-            received = stun.decode(datagram)
-        except WireError as error:
-            raise RemoteError(str(error)) from error
+        received = _decode_stun(datagram)
         connection = self._find_by_stun(received.message)
         if connection is None or not connection.handle_stun(local, remote, received, now):
             self.counters.unmatched_stun += 1
@@ -405,13 +443,21 @@ class Node:
         """Limits first, then the one DH that tells who it is: the original does it the other way round, a cheap attack."""
         received = receive_initiation(self._static, self._limiter, datagram, remote.ip, now)
         if isinstance(received, CookieDemand):
-            self._outbox.transmits.append(Transmit(local, remote, received.reply))
+            self._routes.send(local, remote, received.reply, now)
+            self._relaying.settle(now)
             return
         connection = self._connections.by_remote_key(received.remote_public)
         if connection is None:
             raise UnknownConnection("A WireGuard initiation is from nobody we have a connection with.")
         connection.handle_initiation(received, now)
         self._settle(connection, now)
+
+
+def _decode_stun(datagram: bytes) -> stun.Received:
+    try:
+        return stun.decode(datagram)
+    except WireError as error:
+        raise RemoteError(str(error)) from error
 
 
 def session_id_of(public_key: bytes) -> str:

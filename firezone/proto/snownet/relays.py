@@ -1,19 +1,34 @@
-"""The relays the portal gave us, and the addresses of former ones. The TURN client builds upon this."""
+"""The relays of a node: their allocations, the addresses of former ones, and which of them a connection gets.
+
+Source: Firezone's snownet `Allocations`; the choice by round trip and the memory of former relays are of its newest version.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from statistics import median
 
 from firezone.base.ids import RelayId
 from firezone.base.net import Endpoint
 from firezone.base.rng import Rng, below
+from firezone.base.timing import MILLISECOND, Instant, earliest
+from firezone.proto.snownet.events import Outbox
+from firezone.proto.turn.allocation import Allocation
+from firezone.proto.turn.channels import ChannelGate, decode_channel_data
+from firezone.proto.turn.events import AllocationEvent
+from firezone.proto.turn.messages import Credentials
 from firezone.wire import stun
 
 RELAY_PORT = 3478
 """Relays listen here and nowhere else; their datagrams are recognised by it."""
 MAX_FORMER_ADDRESSES = 64
 """Addresses of relays we left that are remembered, to tell their late answers from a peer whose NAT gave it the same port."""
+SMALL_CHOICE = 2
+"""Up to so many relays the fastest one is the measure, beyond it their median."""
+MIN_DEVIATION = 2 * MILLISECOND
+"""Differences below are noise of the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +46,30 @@ class Relay:
         return tuple(endpoint for endpoint in (self.ipv4, self.ipv6) if endpoint is not None)
 
 
-class RelayBook:
-    """Known relays by id."""
+class Traffic(Enum):
+    """What a datagram is to the relays."""
 
-    def __init__(self) -> None:
+    PEER = auto()
+    """Nothing: it is from a peer."""
+    STUN = auto()
+    """An answer of a relay we use."""
+    CHANNEL = auto()
+    """A peer's datagram that came through a relay we use."""
+    STALE = auto()
+    """Of a relay we do not use any more."""
+
+
+class RelayBook:
+    """Known relays by id, each with its allocation. Datagrams for relays go to the outbox."""
+
+    def __init__(self, *, gate: ChannelGate | None, rng: Rng, outbox: Outbox) -> None:
+        self._gate = gate
+        self._rng = rng
+        self._outbox = outbox
         self._relays: dict[RelayId, Relay] = {}
+        self._allocations: dict[RelayId, Allocation] = {}
+        self._closed: list[tuple[RelayId, Allocation]] = []
+        """Ended, but with something to tell still."""
         self._former: dict[bytes, None] = {}
 
     def __contains__(self, relay: RelayId) -> bool:
@@ -44,34 +78,135 @@ class RelayBook:
     def __len__(self) -> int:
         return len(self._relays)
 
-    def update(self, remove: Iterable[RelayId], add: Iterable[Relay]) -> None:
-        """Forgets some relays and takes others, replacing those of the same id."""
+    # what the portal says
+
+    def update(self, remove: Iterable[RelayId], add: Iterable[Relay], now: Instant) -> None:
+        """Forgets some relays and takes others; those of the same id with anything changed are begun anew.
+
+        Relays that are not mentioned are probed: the portal may know what we do not.
+        """
         for relay_id in remove:
-            self._forget(relay_id)
+            self.drop(relay_id)
+        mentioned = set()
         for relay in add:
-            if self._relays.get(relay.id) != relay:
-                self._forget(relay.id)
-            self._relays[relay.id] = relay
+            mentioned.add(relay.id)
+            if self._relays.get(relay.id) != relay and relay.endpoints:
+                self.drop(relay.id)
+                self._start(relay, now)
+        for relay_id, allocation in self._allocations.items():
+            if relay_id not in mentioned:
+                allocation.probe(now)
 
-    def sample(self, rng: Rng) -> RelayId | None:
-        """Returns a random relay, healthy or not; None if there is none."""
-        return list(self._relays)[below(rng, len(self._relays))] if self._relays else None
+    def restart(self, now: Instant) -> None:
+        """Begins every allocation anew with the credentials we have, from whatever address we have now."""
+        for relay in list(self._relays.values()):
+            self.drop(relay.id)
+            self._start(relay, now)
 
-    def is_relay_traffic(self, remote: Endpoint, datagram: bytes) -> bool:
-        """Tells whether a datagram is STUN or channel data of a relay, present or former, and so never a peer's."""
-        if remote.port != RELAY_PORT or not datagram:
-            return False
-        is_known = any(remote in relay.endpoints for relay in self._relays.values())
-        if not is_known and remote.ip not in self._former:
-            return False
-        is_channel = 0x40 <= datagram[0] <= 0x4F and len(datagram) >= 4 and datagram[2:4] == (len(datagram) - 4).to_bytes(2, "big")
-        return is_channel or stun.is_stun(datagram)
-
-    def _forget(self, relay_id: RelayId) -> None:
+    def drop(self, relay_id: RelayId) -> None:
+        """Forgets a relay; it is not told."""
         relay = self._relays.pop(relay_id, None)
         if relay is None:
             return
+        allocation = self._allocations.pop(relay_id)
+        allocation.close()
+        self._closed.append((relay_id, allocation))
         for endpoint in relay.endpoints:
             self._former[endpoint.ip] = None
         while len(self._former) > MAX_FORMER_ADDRESSES:
             del self._former[next(iter(self._former))]
+
+    def drop_dead(self) -> list[tuple[RelayId, str]]:
+        """Forgets the relays that are of no use any more. Returns each with the reason."""
+        dead = [(relay, reason) for relay, allocation in self._allocations.items() if (reason := allocation.end_reason) is not None]
+        for relay, _ in dead:
+            self.drop(relay)
+        return dead
+
+    # datagrams
+
+    def classify(self, remote: Endpoint, datagram: bytes) -> Traffic:
+        """Tells a relay's datagram from a peer's, which may well have a relay's port but never the address of one."""
+        if remote.port != RELAY_PORT or not datagram:
+            return Traffic.PEER
+        is_stun = stun.is_stun(datagram)
+        if not is_stun and decode_channel_data(datagram) is None:
+            return Traffic.PEER
+        if self.at(remote) is not None:
+            return Traffic.STUN if is_stun else Traffic.CHANNEL
+        return Traffic.STALE if remote.ip in self._former else Traffic.PEER
+
+    def decapsulate(self, remote: Endpoint, datagram: bytes) -> tuple[Endpoint, Endpoint, bytes] | None:
+        """Returns where a peer's datagram arrived, who it is from and itself; None if it came over no channel of ours."""
+        allocation, framed = self.at(remote), decode_channel_data(datagram)
+        if allocation is None or framed is None:
+            return None
+        number, payload = framed
+        found = allocation.decapsulate(remote, number)
+        return None if found is None else (*found, payload)
+
+    def at(self, server: Endpoint) -> Allocation | None:
+        """Returns the allocation of the relay with this socket."""
+        return next((allocation for allocation in self._allocations.values() if server in allocation.servers), None)
+
+    def lending(self, endpoint: Endpoint) -> Allocation | None:
+        """Returns the allocation that this address was lent by; None if it is no such address."""
+        return next((allocation for allocation in self._allocations.values() if allocation.has_lent(endpoint)), None)
+
+    def get(self, relay: RelayId | None) -> Allocation | None:
+        return None if relay is None else self._allocations.get(relay)
+
+    def allocations(self) -> Iterator[Allocation]:
+        return iter(self._allocations.values())
+
+    # time and outputs
+
+    def handle_timeout(self, now: Instant) -> None:
+        for allocation in self._allocations.values():
+            due = allocation.poll_timeout()
+            if due is not None and due[0] <= now:
+                allocation.handle_timeout(now)
+
+    def poll_timeout(self) -> tuple[Instant, str] | None:
+        return earliest(*(allocation.poll_timeout() for allocation in self._allocations.values()))
+
+    def drain(self) -> list[tuple[RelayId, AllocationEvent]]:
+        """Sends what the allocations want sent, and returns what they have to tell."""
+        events: list[tuple[RelayId, AllocationEvent]] = []
+        for relay, allocation in (*self._closed, *self._allocations.items()):
+            while (event := allocation.poll_event()) is not None:
+                events.append((relay, event))
+            while (transmit := allocation.poll_transmit()) is not None:
+                self._outbox.control.append(transmit)
+        self._closed.clear()
+        return events
+
+    # choice
+
+    def sample(self) -> RelayId | None:
+        """Returns a relay for a connection: one of the fast ones at random, any while none has answered; None without relays."""
+        measured = [(relay, allocation.rtt) for relay, allocation in self._allocations.items() if allocation.rtt is not None]
+        limit = choose_limit([rtt for _, rtt in measured])
+        eligible = [relay for relay, rtt in measured if rtt <= limit] or list(self._relays)
+        return eligible[below(self._rng, len(eligible))] if eligible else None
+
+    # in detail
+
+    def _start(self, relay: Relay, now: Instant) -> None:
+        credentials = Credentials.from_password(relay.username, relay.password)
+        self._relays[relay.id] = relay
+        self._allocations[relay.id] = Allocation(relay.endpoints, credentials, gate=self._gate, rng=self._rng, now=now)
+
+
+def choose_limit(rtts: list[int]) -> float:
+    """Returns the round trip up to which a relay is as good as any: the bulk of many, half as much again as the best of two.
+
+    Source: the newest snownet's `sample_relay`: median and median absolute deviation keep one outlier from deciding.
+    """
+    if not rtts:
+        return 0
+    if len(rtts) <= SMALL_CHOICE:
+        return 1.5 * min(rtts)
+    middle = median(rtts)
+    deviation = median(abs(rtt - middle) for rtt in rtts)
+    return middle + 3 * max(deviation, MIN_DEVIATION)

@@ -130,7 +130,7 @@ class Allocation:
             return
         channel = self._channels.bind(peer, now)
         if channel is not None:
-            self._events.append(ChannelChanged(peer))
+            self._tell_changed(peer)
             self._request_channel(channel, now)
 
     def encapsulate(self, peer: Endpoint, payload: bytes, now: Instant) -> Transmit | None:
@@ -315,7 +315,7 @@ class Allocation:
         if self._gate is not None and self._active is not None:
             self._gate.open(self._active, channel.number)
         if not was_sendable:
-            self._events.append(ChannelChanged(channel.peer))
+            self._tell_changed(channel.peer)
 
     def _handle_error(self, request: Request, code: int, received: Received, now: Instant) -> None:
         match code:
@@ -412,7 +412,7 @@ class Allocation:
         if channel is not None and self._channels.by_number(channel.number) is channel:
             self._channels.forget(channel)
             self._close_gate(channel)
-            self._events.append(ChannelChanged(channel.peer))
+            self._tell_changed(channel.peer)
 
     # state
 
@@ -444,15 +444,20 @@ class Allocation:
 
     def _invalidate(self) -> None:
         """Forgets the allocation, its channels and everything asked; own and seen addresses, and who waits, stay."""
+        for channel in self._channels:
+            self._close_gate(channel)
+            self._tell_changed(channel.peer)
+        self._channels = Channels()
+        self._requests.clear()
         self._events.extend(CandidateLost(candidate) for candidate in self._lent.values())
         self._lent.clear()
         self._crossing.clear()
         self._expires_at = None
-        self._requests.clear()
-        for channel in self._channels:
-            self._close_gate(channel)
-            self._events.append(ChannelChanged(channel.peer))
-        self._channels = Channels()
+
+    def _tell_changed(self, peer: Endpoint) -> None:
+        lent = self._lent.get(peer.is_ipv4)
+        if lent is not None:
+            self._events.append(ChannelChanged(lent.endpoint, peer))
 
     def _close_gate(self, channel: Channel) -> None:
         if self._gate is None:
@@ -468,7 +473,7 @@ class Allocation:
                 self._request_channel(channel, now)
         for channel in expired:
             self._close_gate(channel)
-            self._events.append(ChannelChanged(channel.peer))
+            self._tell_changed(channel.peer)
 
     def _has_received(self, channel: Channel) -> bool:
         return self._gate is not None and self._active is not None and self._gate.has_received(self._active, channel.number)

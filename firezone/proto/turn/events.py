@@ -28,6 +28,8 @@ class CandidateLost:
 class ChannelChanged:
     """What is sent to this peer goes by another number from now on, or by none."""
 
+    lent: Endpoint
+    """Our address of the peer's family."""
     peer: Endpoint
 
 

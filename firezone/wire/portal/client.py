@@ -18,6 +18,7 @@ from firezone.wire.portal.shared import (
     Filter,
     IceCredentials,
     Message,
+    NoRelays,
     PublicKey,
     Relay,
     RelaysPresence,
@@ -176,7 +177,7 @@ FromPortal = (
     | IceCandidates
     | InvalidateIceCandidates
 )
-ToPortal = CreateFlow | BroadcastIceCandidates | BroadcastInvalidatedIceCandidates
+ToPortal = CreateFlow | BroadcastIceCandidates | BroadcastInvalidatedIceCandidates | NoRelays
 
 
 def _decode_init(value: Any) -> Init:
@@ -236,10 +237,12 @@ TO_PORTAL = Vocabulary(
         CreateFlow: "create_flow",
         BroadcastIceCandidates: "broadcast_ice_candidates",
         BroadcastInvalidatedIceCandidates: "broadcast_invalidated_ice_candidates",
+        NoRelays: "no_relays",
     },
     accepted={
         "create_flow": CreateFlow,
         "broadcast_ice_candidates": BroadcastIceCandidates,
         "broadcast_invalidated_ice_candidates": BroadcastInvalidatedIceCandidates,
+        "no_relays": NoRelays,
     },
 )

@@ -16,6 +16,7 @@ from firezone.wire.portal.shared import (
     IceCredentials,
     Interface,
     Message,
+    NoRelays,
     PublicKey,
     Relay,
     RelaysPresence,
@@ -176,7 +177,7 @@ FromPortal = (
     | InvalidateIceCandidates
     | RelaysPresence
 )
-ToPortal = FlowAuthorized | BroadcastIceCandidates | BroadcastInvalidatedIceCandidates
+ToPortal = FlowAuthorized | BroadcastIceCandidates | BroadcastInvalidatedIceCandidates | NoRelays
 
 FROM_PORTAL = Vocabulary(
     names={
@@ -208,10 +209,12 @@ TO_PORTAL = Vocabulary(
         FlowAuthorized: "flow_authorized",
         BroadcastIceCandidates: "broadcast_ice_candidates",
         BroadcastInvalidatedIceCandidates: "broadcast_invalidated_ice_candidates",
+        NoRelays: "no_relays",
     },
     accepted={
         "flow_authorized": FlowAuthorized,
         "broadcast_ice_candidates": BroadcastIceCandidates,
         "broadcast_invalidated_ice_candidates": BroadcastInvalidatedIceCandidates,
+        "no_relays": NoRelays,
     },
 )

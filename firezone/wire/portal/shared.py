@@ -184,6 +184,10 @@ class RelaysPresence(Message, frozen=True):
     connected: tuple[Relay, ...]
 
 
+class NoRelays(Message, frozen=True):
+    """A client or gateway lost its last relay: the portal answers with the present selection (`relays_presence`)."""
+
+
 _M = TypeVar("_M")
 Decoder = Callable[[Any], Any]
 

@@ -15,7 +15,6 @@ from firezone.proto.ice.candidates import reflexive_candidate, relay_candidate
 from firezone.proto.ice.checks import IceCredentials, encode_request, encode_role_conflict, encode_success
 from firezone.proto.ice.events import IceState, Nominated
 from firezone.proto.ice.pair import IDLE
-from firezone.proto.ice.preference import default_priority
 from firezone.wire import stun
 from firezone.wire.candidate import CandidateKind, decode_candidate, encode_candidate
 from tests.harness.ice import CONTROLLED, CONTROLLING, START, Link, agent, host
@@ -220,16 +219,28 @@ def test_a_discarded_candidate_is_enabled_again_and_announced() -> None:
     assert target.add_local(host("192.0.2.1"), START) == first
 
 
-def test_a_reflexive_candidate_is_announced_without_ufrag_and_never_paired() -> None:
+def test_a_reflexive_candidate_is_announced_and_never_paired() -> None:
     target = agent(is_controlling=True)
     target.add_remote(host("198.51.100.1").with_priority(1), START)
     mapped = Endpoint.from_text("203.0.113.7", 40000)
     announced = target.add_local(reflexive_candidate(mapped, OURS), START)
     assert announced is not None
-    assert announced.priority == default_priority(CandidateKind.SERVER_REFLEXIVE, is_ipv4=True)
-    assert encode_candidate(announced).endswith("typ srflx raddr 0.0.0.0 rport 0")
+    assert announced.priority == 100 << 24 | 32766 << 8 | 255
+    assert encode_candidate(announced).endswith("typ srflx raddr 0.0.0.0 rport 0 ufrag w7up")
     assert target.pairs == ()
     assert target.add_local(reflexive_candidate(mapped, OURS), START) is None
+
+
+def test_an_address_is_announced_once_however_it_was_learned() -> None:
+    target = agent(is_controlling=True)
+    other = Endpoint.from_text("192.0.2.77", 52625)
+    mapped = Endpoint.from_text("203.0.113.7", 40000)
+    assert target.add_local(reflexive_candidate(OURS, OURS), START) is None
+    assert target.add_local(reflexive_candidate(mapped, OURS), START) is not None
+    assert target.add_local(reflexive_candidate(mapped, other), START) is None
+    second = target.add_local(reflexive_candidate(Endpoint.from_text("203.0.113.8", 40000), OURS), START)
+    assert second is not None
+    assert second.priority == 100 << 24 | 32764 << 8 | 255
 
 
 def test_invalidating_a_reflexive_candidate_leaves_the_host_pairs() -> None:

@@ -13,10 +13,11 @@ from firezone.base.rng import SeededRng
 from firezone.base.timing import MILLISECOND, SECOND
 from firezone.proto.ice.checks import IceCredentials
 from firezone.proto.noise.sessions import SessionStore
-from firezone.proto.snownet.connection import MAX_BUFFERED, ConnectionState, Path
-from firezone.proto.snownet.events import ConnectionEstablished, ConnectionFailed, NewIceCandidate, Role
+from firezone.proto.snownet.connection import MAX_BUFFERED, ConnectionState
+from firezone.proto.snownet.events import ConnectionEstablished, ConnectionFailed, NewIceCandidate, NoRelaysLeft, RelayLost, Role
 from firezone.proto.snownet.node import Node
 from firezone.proto.snownet.relays import Relay
+from firezone.proto.snownet.routes import Path
 from tests.harness.sessions import SlowSessionStore
 from tests.harness.snownet import EPOCH, START, Datagram, Nat, World, endpoint
 from tests.harness.stores import STORES
@@ -214,13 +215,19 @@ def test_a_connection_that_never_finds_a_path_ends_after_a_minute() -> None:
     node.upsert_connection(PEER, X25519_POINT, b"k" * 32, OURS, THEIRS, START)
     node.add_remote_candidate(PEER, "candidate:1 1 udp 1 198.51.100.1 52625 typ host", START)
     now = START
-    while (event := node.poll_event()) is None:
+    events = []
+    while now < START + 60 * SECOND:
+        while node.poll_transmit() is not None:
+            pass
+        while (event := node.poll_event()) is not None:
+            events.append(event)
         due = node.poll_timeout()
         assert due is not None
         assert due[0] > now
         now = due[0]
         node.handle_timeout(now)
-    assert event == ConnectionFailed(PEER, "no path found")
+    assert events == [RelayLost(RelayId("relay"), "no response"), NoRelaysLeft()]
+    assert node.poll_event() == ConnectionFailed(PEER, "no path found")
     assert now == START + 60 * SECOND
 
 

@@ -16,11 +16,12 @@ from firezone.base.net import Endpoint
 from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
 from firezone.proto.ice.checks import IceCredentials, encode_request
-from firezone.proto.snownet.connection import ConnectionState, Path
+from firezone.proto.snownet.connection import ConnectionState
 from firezone.proto.snownet.connections import Deadlines
 from firezone.proto.snownet.events import ConnectionClosed, InvalidateIceCandidate, Role
 from firezone.proto.snownet.goodbye import GOODBYE, is_goodbye
 from firezone.proto.snownet.node import Node, session_id_of
+from firezone.proto.snownet.routes import Path
 from firezone.wire import stun
 from tests.harness.sessions import SlowSessionStore
 from tests.harness.snownet import EPOCH, START, Host, Nat, World, endpoint

@@ -1,0 +1,385 @@
+"""Connections that need relays: both peers reach only them, relays come, go, restart and are lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import pytest
+
+from firezone.base.errors import StateError
+from firezone.base.ids import RelayId
+from firezone.base.timing import MILLISECOND, SECOND
+from firezone.proto.snownet.connection import ConnectionState
+from firezone.proto.snownet.events import ConnectionFailed, InvalidateIceCandidate, NewIceCandidate, NoRelaysLeft, RelayLost
+from firezone.proto.snownet.relays import choose_limit
+from firezone.wire.candidate import Candidate, CandidateKind, decode_candidate
+from firezone.wire.stun import Attribute, Method
+from tests.harness.packets import udp
+from tests.harness.relay_model import RelayModel
+from tests.harness.snownet import Host, Nat, World, endpoint
+
+PACKET = udp("10.0.0.1", "10.0.0.2", b"ping")
+ANSWER = udp("10.0.0.2", "10.0.0.1", b"pong")
+HOSTS = {"4": ("192.0.2.1", "198.51.100.1"), "6": ("2001:db8::1", "2001:db8::2")}
+RELAYS = {"4": ("203.0.113.10", "203.0.113.11"), "6": ("2001:db8:5::10", "2001:db8:5::11")}
+
+
+def block_direct(world: World) -> None:
+    """Datagrams of peers arrive only at relays."""
+    world.drop = lambda datagram: not any(model.owns(datagram.transmit.destination) for model in world.relays)
+
+
+def pair(
+    relays: Sequence[str] = ("203.0.113.10",), *, family: str = "4", nats: bool = False, lag: int = 0
+) -> tuple[World, Host, Host]:
+    """Returns a client and a gateway who know these relays and do not reach each other."""
+    world = World()
+    for number, address in enumerate(relays):
+        world.relay(address, name=f"relay{number}")
+    client = world.client(HOSTS[family][0], nat=Nat("203.0.113.101", is_symmetric=True) if nats else None)
+    gateway = world.gateway(HOSTS[family][1], nat=Nat("203.0.113.102", is_symmetric=True, first_port=45000) if nats else None)
+    block_direct(world)
+    world.latency += lag
+    world.hand_out()
+    world.run(1 + 4 * lag / SECOND)
+    return world, client, gateway
+
+
+def connected(*args: Sequence[str], **options: object) -> tuple[World, Host, Host]:
+    """The same, connected."""
+    world, client, gateway = pair(*args, **options)  # type: ignore[arg-type]
+    world.authorize(client, gateway)
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 5)
+    world.run(1)
+    return world, client, gateway
+
+
+def exchange(client: Host, gateway: Host, wait: float = 0.2) -> bool:
+    """Sends one packet each way and tells whether both arrived."""
+    client.received.clear()
+    gateway.received.clear()
+    for sender, receiver, packet in ((client, gateway, PACKET), (gateway, client, ANSWER)):
+        with contextlib.suppress(StateError):  # not connected at the moment
+            sender.send(receiver, packet)
+        client.world.run(wait)
+    return gateway.received == [(client.name, PACKET)] and client.received == [(gateway.name, ANSWER)]
+
+
+def announced(
+    host: Host, kind: CandidateKind, event: type[NewIceCandidate] | type[InvalidateIceCandidate] = NewIceCandidate, since: int = 0
+) -> list[Candidate]:
+    """Candidates of a kind that a host told its peer, or took back."""
+    lines = [seen.candidate for at, seen in host.events if isinstance(seen, event) and at >= since]
+    return [candidate for candidate in map(decode_candidate, lines) if candidate.kind is kind]
+
+
+def is_relayed(world: World, host: Host, peer: Host) -> bool:
+    """Whether a relay is on the way, ours or the peer's."""
+    path = host.node.path_of(peer.name)
+    assert path is not None
+    return path.is_relayed or any(model.owns(path.remote) for model in world.relays)
+
+
+# Paths
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("family", "nats"), [("4", False), ("4", True), ("6", False)])
+def test_peers_that_reach_only_relays_connect_over_them(count: int, family: str, nats: bool) -> None:  # C2, C3
+    world, client, gateway = connected(RELAYS[family][:count], family=family, nats=nats)
+    assert exchange(client, gateway)
+    assert is_relayed(world, client, gateway)
+    assert is_relayed(world, gateway, client)
+    assert client.errors == gateway.errors == []
+    if nats:
+        for one, other in ((client, gateway), (gateway, client)):
+            path = one.node.path_of(other.name)
+            assert path is not None
+            assert path.is_relayed
+
+
+def test_client_sends_one_initiation_over_the_relay() -> None:
+    _, client, gateway = connected(nats=True)
+    framed = [datagram.transmit.payload[4:8] for datagram in client.sent("channel")]
+    assert framed.count(b"\x01\0\0\0") == 1
+    assert [datagram.transmit.payload[4:8] for datagram in gateway.sent("channel")].count(b"\x01\0\0\0") == 0
+
+
+def test_relayed_data_takes_the_compiled_path_in_channels() -> None:
+    world, client, gateway = connected(nats=True)
+    for host, other in ((client, gateway), (gateway, client)):
+        path = host.node.path_of(other.name)
+        row = host.node.row_of(other.name)
+        assert path is not None
+        assert row is not None
+        written = host.store.peers[row]
+        assert written is not None
+        assert written.local is None
+        assert written.remote == world.relays[0].servers[0]
+        lease = next(lease for lease in world.relays[0].leases.values() if path.local in lease.lent)
+        assert lease.channel_of(path.remote, world.now) == written.channel
+
+
+def test_direct_path_wins_and_data_moves_to_it() -> None:
+    world, client, gateway = connected()
+    assert is_relayed(world, client, gateway)
+    world.drop = lambda _: False
+    for host in (client, gateway):
+        host.node.set_local_addresses([], world.now)
+        host.node.set_local_addresses(host.addresses, world.now)
+        world.collect(host)
+    world.run(5)
+    assert not is_relayed(world, client, gateway)
+    assert not is_relayed(world, gateway, client)
+    assert exchange(client, gateway)
+
+
+def test_ipv4_client_and_dual_stack_gateway_stay_in_ipv4() -> None:  # C4
+    world = World()
+    relay = world.relay("203.0.113.10", "2001:db8:5::10")
+    client, gateway = world.client("192.0.2.1"), world.gateway("198.51.100.1", "2001:db8::2")
+    block_direct(world)
+    world.hand_out()
+    world.run(1)
+    world.authorize(client, gateway)
+    world.run(5)
+    assert exchange(client, gateway)
+    path = client.node.path_of(gateway.name)
+    assert path is not None
+    assert path.local.is_ipv4
+    assert path.remote.is_ipv4
+    lent = announced(client, CandidateKind.RELAY)
+    assert [candidate.priority for candidate in lent if candidate.endpoint.is_ipv4] == [2 << 24 | 16382 << 8 | 255]
+    assert [candidate.priority for candidate in lent if not candidate.endpoint.is_ipv4] == [2 << 24 | 15383 << 8 | 255]
+    assert relay.relayed > 0
+
+
+def test_everything_holds_with_slow_relays() -> None:  # C28
+    world, client, gateway = connected(nats=True, lag=100 * MILLISECOND)
+    assert exchange(client, gateway, wait=2)
+    world.run(60)
+    assert exchange(client, gateway, wait=2)
+
+
+def test_nat_yields_one_reflexive_candidate_and_a_direct_path() -> None:
+    world = World()
+    for number in range(2):
+        world.relay(f"203.0.113.{10 + number}", name=f"relay{number}")
+    client = world.client("192.168.0.2", nat=Nat("203.0.113.101"))
+    gateway = world.gateway("10.9.0.2", nat=Nat("203.0.113.102"))
+    world.hand_out()
+    world.run(1)
+    world.authorize(client, gateway)
+    world.run(5)
+    assert exchange(client, gateway)
+    assert [candidate.endpoint for candidate in announced(client, CandidateKind.SERVER_REFLEXIVE)] == [
+        endpoint("203.0.113.101", 40000)
+    ]
+    assert not is_relayed(world, client, gateway)
+    assert not is_relayed(world, gateway, client)
+
+
+def test_without_a_nat_there_is_no_reflexive_candidate() -> None:
+    _, client, _ = connected()
+    assert announced(client, CandidateKind.SERVER_REFLEXIVE) == []
+    assert len(announced(client, CandidateKind.HOST)) == 1
+
+
+def test_relays_tell_host_candidates_too() -> None:
+    world = World()
+    world.relay("203.0.113.10")
+    client, gateway = world.client("192.0.2.1"), world.gateway("198.51.100.1")
+    client.node.set_local_addresses([], world.now)
+    world.hand_out(client)
+    world.run(1)
+    world.authorize(client, gateway)
+    world.run(1)
+    assert [candidate.endpoint for candidate in announced(client, CandidateKind.HOST)] == client.addresses
+    assert client.is_established()
+
+
+# Channels
+
+
+def test_reflexive_and_relayed_candidates_get_channels_at_once_host_candidates_with_their_first_check() -> None:
+    world, client, gateway = pair()
+    world.signalling = None
+    world.authorize(client, gateway)
+    world.run(0.1)
+    before = len(world.relays[0].requests)
+    for kind, address in (("srflx", "203.0.113.50"), ("relay", "203.0.113.51"), ("host", "203.0.113.52")):
+        client.node.add_remote_candidate(gateway.name, f"candidate:1 1 udp 1 {address} 1234 typ {kind}", world.now)
+    world.collect(client)
+    world.run(0.1)
+    requests = world.relays[0].requests[before:]
+    bound = [message.get(Attribute.XOR_PEER_ADDRESS) for _, message in requests if message.method == Method.CHANNEL_BIND]
+    assert bound == [endpoint("203.0.113.50", 1234), endpoint("203.0.113.51", 1234), endpoint("203.0.113.52", 1234)]
+
+
+def test_long_idle_connection_keeps_its_channels() -> None:  # C19
+    world, client, gateway = connected(nats=True)
+    world.run(3600)
+    assert client.failed_at() is None
+    assert gateway.failed_at() is None
+    assert client.node.state_of(gateway.name) is ConnectionState.IDLE
+    assert exchange(client, gateway)
+
+
+def test_busy_client_sends_no_bindings() -> None:
+    world, client, gateway = connected(nats=True)
+    relay = world.relays[0]
+    relay.requests.clear()
+    for _ in range(100):
+        client.send(gateway, PACKET)
+        world.run(1)
+    own = [message for at, message in relay.requests if message.method == Method.BINDING]
+    assert own == []
+
+
+# Relays come and go
+
+
+def test_relay_in_use_is_removed_and_the_connection_moves() -> None:  # C14
+    for idle in (0, 30):
+        world, client, gateway = connected(("203.0.113.10",), nats=True)
+        world.run(idle)
+        other = world.relay("203.0.113.11", name="other")
+        now = world.now
+        world.hand_out(remove=[world.relays[0]], relays=[other])
+        world.relays[0].is_alive = False
+        assert world.run_until(lambda world=world, client=client, gateway=gateway: exchange(client, gateway), 5)  # type: ignore[misc]
+        assert len(announced(client, CandidateKind.RELAY, InvalidateIceCandidate, now)) == 1
+        assert [candidate.endpoint.host for candidate in announced(client, CandidateKind.RELAY, since=now)] == ["203.0.113.11"]
+        assert client.failed_at() is None
+        assert gateway.failed_at() is None
+
+
+def test_dead_relay_is_found_by_the_portals_next_word_and_left() -> None:  # T26
+    world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    used = client.node.path_of(gateway.name)
+    assert used is not None
+    dead = next(model for model in world.relays if model.owns(used.local))
+    alive = next(model for model in world.relays if model is not dead)
+    dead.is_alive = False
+    world.hand_out(relays=[alive])
+    assert world.run_until(lambda: exchange(client, gateway), 6)
+    assert client.failed_at() is None
+    assert gateway.failed_at() is None
+
+
+def test_losing_the_last_relay_is_told_once() -> None:
+    world, client, _ = connected(nats=True)
+    world.relays[0].is_alive = False
+    world.run(60)
+    assert client.events_of(NoRelaysLeft) == [NoRelaysLeft()]
+    assert client.events_of(RelayLost) == [RelayLost(RelayId("relay0"), "no response")]
+    world.hand_out(client, remove=world.relays, relays=[])
+    assert client.events_of(NoRelaysLeft) == [NoRelaysLeft()]
+
+
+def test_removing_the_last_relay_is_told_too() -> None:
+    world, client, _ = connected()
+    world.hand_out(client, remove=world.relays, relays=[])
+    assert client.events_of(NoRelaysLeft) == [NoRelaysLeft()]
+    assert client.events_of(RelayLost) == []
+
+
+def test_relay_with_another_password_is_begun_anew_and_peers_move() -> None:  # T25, C15
+    world, client, gateway = connected(nats=True)
+    now = world.now
+    world.relays[0].restart("other")
+    world.hand_out()
+    assert world.run_until(lambda: exchange(client, gateway), 5)
+    for host in (client, gateway):
+        assert len(announced(host, CandidateKind.RELAY, InvalidateIceCandidate, now)) == 1
+        assert len(announced(host, CandidateKind.RELAY, since=now)) == 1
+        assert host.failed_at() is None
+
+
+def test_relay_that_is_handed_out_again_unchanged_is_not_touched() -> None:
+    world, client, _ = connected()
+    requests = len(world.relays[0].requests)
+    world.hand_out()
+    assert len(world.relays[0].requests) == requests
+    assert world.relays[0].leases
+    world.run(0.1)
+    assert [message.method for _, message in world.relays[0].requests[requests:]] == []
+    assert client.events_of(InvalidateIceCandidate) == []
+
+
+def test_forgetful_relay_is_allocated_on_again() -> None:
+    """A relay that lost its state and kept its secret: the refresh shows it."""
+    world, client, gateway = connected(nats=True)
+    world.relays[0].leases.clear()
+    world.hand_out(relays=[])
+    assert world.run_until(lambda: exchange(client, gateway), 5)
+
+
+def test_reset_begins_allocations_anew_with_the_credentials_we_have() -> None:  # C16, 14.1
+    world, client, gateway = connected(nats=True)
+    relay = world.relays[0]
+    lent = [lease.lent for lease in relay.leases.values()]
+    client.node.reset(world.now)
+    world.collect(client)
+    world.run(1)
+    methods = [message.method for at, message in relay.requests if at > world.now - SECOND]
+    assert methods[:2] == [Method.BINDING, Method.ALLOCATE]
+    assert Method.REFRESH in methods  # the old allocation on the same addresses is deleted
+    assert [lease.lent for lease in relay.leases.values()] != lent
+    world.authorize(client, gateway)
+    assert world.run_until(lambda: client.is_established() and exchange(client, gateway), 5)
+
+
+def test_connection_made_before_any_relay_is_known_gets_one() -> None:
+    world = World()
+    client, gateway = world.client("192.0.2.1"), world.gateway("198.51.100.1")
+    block_direct(world)
+    world.authorize(client, gateway)
+    world.run(2)
+    world.relay("203.0.113.10")
+    world.hand_out()
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 5)
+
+
+def test_candidates_of_other_relays_are_not_lent_to_a_connection() -> None:
+    _, client, _ = connected(("203.0.113.10", "203.0.113.11"))
+    assert len(announced(client, CandidateKind.RELAY)) == 1
+
+
+# The choice
+
+
+@pytest.mark.parametrize(
+    ("rtts", "limit"),
+    [([], 0), ([10], 15), ([10, 100], 15), ([10, 11, 400], 11 + 6), ([10, 20, 30, 40, 50], 30 + 30)],
+)
+def test_relays_about_as_fast_as_the_best_are_eligible(rtts: list[int], limit: int) -> None:
+    assert choose_limit([rtt * MILLISECOND for rtt in rtts]) == limit * MILLISECOND
+
+
+def test_fast_relay_is_chosen_once_measured() -> None:
+    world = World()
+    near, far = world.relay("203.0.113.10", name="near"), world.relay("203.0.113.11", name="far")
+    client, gateway = world.client("192.0.2.1"), world.gateway("198.51.100.1")
+    world.delays = lambda datagram: (80 * MILLISECOND if far.owns(datagram.transmit.destination) else 10 * MILLISECOND,)
+    world.hand_out()
+    world.run(2)
+    world.authorize(client, gateway)
+    for host in (client, gateway):
+        assert [candidate.endpoint.host for candidate in announced(host, CandidateKind.RELAY)] == [near.servers[0].host]
+
+
+def test_stale_channel_data_is_dropped() -> None:
+    world, client, gateway = connected(nats=True)
+    relay = world.relays[0]
+    before = client.node.counters.relay_datagrams
+    world.deliver(client, client.addresses[0], relay.servers[0], bytes.fromhex("4fff0004") + b"data")
+    assert client.node.counters.relay_datagrams == before + 1
+    world.hand_out(client, remove=[relay], relays=[])
+    world.deliver(client, client.addresses[0], relay.servers[0], bytes.fromhex("40000004") + b"data")
+    assert client.node.counters.relay_datagrams == before + 2
+    assert client.errors == []
+    assert not client.events_of(ConnectionFailed)
+    assert isinstance(relay, RelayModel)
+    assert gateway.errors == []
