@@ -26,6 +26,9 @@ missing and runs portal, gateway and client over real loopback sockets with ring
 Exit status: 0 it worked, 1 it did not (the report says why), 2 wrong usage."""
 
 
+MATRIX_WIDTH = 150
+
+
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-lab")
 def main() -> None:
@@ -95,6 +98,51 @@ def up(logs: Path | None) -> None:
     click.echo(f"Logs are in {directory}. Leave with exit.")
     subprocess.run(stack.topology.client.command(os.environ.get("SHELL", "/bin/sh")), check=False)
     stack.close()
+
+
+@main.command()
+@click.option("--pairs", metavar="SUBSET", help="CLIENT:GATEWAY with commas between, * for every kind.  [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found there as well.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often to run all pairs.")
+@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
+    """Client NAT × gateway NAT: which path is found, and is it the best there is?
+
+    \b
+    Kinds: none, full-cone, address-restricted, port-restricted, symmetric,
+           udp-blocked (but to a relay's port), ipv6-only, broken-ipv6
+           (addresses and routes, but packets vanish), double-hairpin.
+    Example: python -m firezone.lab matrix --pairs 'symmetric:none,*:full-cone'
+    """
+    from firezone.base.errors import ConfigError
+    from firezone.lab import namespaces
+    from firezone.lab.matrix_report import parse_pairs
+
+    try:
+        chosen = parse_pairs(pairs)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--pairs") from error
+    directory = _log_directory(logs)
+    if namespaces.INSIDE not in os.environ:
+        if (missing := namespaces.what_is_missing()) is not None:
+            raise click.ClickException(missing)
+        options = ["--rounds", str(rounds), "--logs", str(directory), *(["--pairs", pairs] if pairs is not None else [])]
+        namespaces.enter(["matrix", *options, *(["--json", str(json_file.absolute())] if json_file is not None else [])])
+
+    from rich.console import Console
+
+    from firezone.lab.matrix import run_matrix
+
+    try:
+        report = run_matrix(chosen, rounds, directory, _progress(False))
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    if json_file is not None:
+        json_file.write_text(report.to_json())
+    # A file or a pipe has no width of its own; the table's columns need this much.
+    report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
+    click.echo(report.summary)
+    sys.exit(1 if report.failed else 0)
 
 
 def _log_directory(given: Path | None) -> Path:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from firezone.lab.namespaces import Namespace
+
 PORTAL_PORT = 8081
+LOGS = {"client": "firezone-headless-client.latest", "gateway": "firezone-gateway.latest"}
 API_URL = f"ws://{PORTAL_ADDRESS}:{PORTAL_PORT}"
 
 
@@ -64,7 +67,7 @@ class Stack:
 
     def path(self) -> str:
         """Returns the path that the client's newest connection takes."""
-        latest = self.logs / "firezone-headless-client.latest"
+        latest = self.logs / LOGS["client"]
         for record in reversed(read_records(latest)):
             if record["message"] == "connection established":
                 return "direct, " + str(record["detail"]).removeprefix("established ")
@@ -77,12 +80,7 @@ class Stack:
 
     def complaints(self) -> list[str]:
         """Returns what the logs of client and gateway hold at ERROR."""
-        found = []
-        for base in ("firezone-headless-client", "firezone-gateway"):
-            log = self.logs / f"{base}.latest"
-            if log.exists():
-                found += [f"{base}: {r['message']}" for r in read_records(log) if r["severity"] == "ERROR"]
-        return found
+        return complaints(self.logs)
 
     def close(self) -> None:
         for program in (self.client, self.gateway, self.web, self.portal):
@@ -91,11 +89,24 @@ class Stack:
         self.topology.close()
 
 
+def complaints(logs: Path) -> list[str]:
+    """Returns what the logs of a client and a gateway hold at ERROR."""
+    found = []
+    for base in LOGS.values():
+        if (log := logs / base).exists():
+            found += [f"{log.stem}: {r['message']}" for r in read_records(log) if r["severity"] == "ERROR"]
+    return found
+
+
 def start_tunnel(name: str, topology: Topology, logs: Path, token: str) -> Program:
-    """Starts the client or the gateway."""
-    namespace = topology.client if name == "client" else topology.gateway
+    """Starts the client or the gateway of the demo."""
+    return start_tunnel_in(topology.client if name == "client" else topology.gateway, name, logs, token, API_URL)
+
+
+def start_tunnel_in(namespace: Namespace, name: str, logs: Path, token: str, api_url: str) -> Program:
+    """Starts a client or a gateway in any namespace from which the portal is reached."""
     environment = {
-        "FIREZONE_API_URL": API_URL,
+        "FIREZONE_API_URL": api_url,
         "FIREZONE_TOKEN": token,
         "FIREZONE_ID": f"lab-{name}",
         "FIREZONE_NAME": f"lab {name}",
@@ -106,11 +117,11 @@ def start_tunnel(name: str, topology: Topology, logs: Path, token: str) -> Progr
     return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
 
 
-def write_policy(directory: Path) -> dict[str, str]:
+def write_policy(directory: Path, bind: str = f"{PORTAL_ADDRESS}:{PORTAL_PORT}") -> dict[str, str]:
     """Lets `firezone.portal init` write the policy and tokens of the lab; returns the tokens by role."""
     config = directory / "policy.toml"
     command = python(
-        "firezone.portal", "init", "--config", str(config), "--site", "Lab", "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}",
+        "firezone.portal", "init", "--config", str(config), "--site", "Lab", "--bind", bind,
         "--resource", f"Site={RESOURCE_NETWORK}", "--resource", f"Site v6={RESOURCE_NETWORK_V6}",
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

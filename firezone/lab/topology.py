@@ -40,7 +40,7 @@ class Topology:
         topology = cls(public, client, router, gateway, resource)
         topology._build_public()
         topology._build_client_side()
-        topology._build_site()
+        build_site(gateway, resource)
         return topology
 
     def close(self) -> None:
@@ -84,15 +84,17 @@ class Topology:
             ip route add default via 192.168.50.1
         """)
 
-    def _build_site(self) -> None:
-        self.gateway.run_lines(f"""
-            ip link add site type veth peer name eth0 netns {self.resource.holder.pid}
-            ip addr add 10.20.0.1/24 dev site
-            ip addr add fd20:20::1/64 dev site nodad
-            ip link set site up
-        """)
-        self.resource.run_lines(f"""
-            ip addr add {RESOURCE_ADDRESS}/24 dev eth0
-            ip addr add {RESOURCE_ADDRESS_V6}/64 dev eth0 nodad
-            ip link set eth0 up
-        """)
+
+def build_site(gateway: Namespace, resource: Namespace) -> None:
+    """Puts the resource behind the gateway. Raises ConfigError, naming the command that failed."""
+    gateway.run_lines(f"""
+        ip link add site type veth peer name eth0 netns {resource.holder.pid}
+        ip addr add 10.20.0.1/24 dev site
+        ip addr add fd20:20::1/64 dev site nodad
+        ip link set site up
+    """)
+    resource.run_lines(f"""
+        ip addr add {RESOURCE_ADDRESS}/24 dev eth0
+        ip addr add {RESOURCE_ADDRESS_V6}/64 dev eth0 nodad
+        ip link set eth0 up
+    """)

@@ -49,6 +49,20 @@ def test_lab_killed_at_a_random_moment_leaves_nothing(name: str, turn: int, tmp_
     assert b"Traceback" not in (tmp_path / "output").read_bytes() or moment < 1.0
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_matrix_killed_at_a_random_moment_leaves_nothing(name: str, tmp_path: Path) -> None:
+    moment = random.Random(f"{SEED} matrix {name}").uniform(0.0, LONGEST_S)
+    print(f"FIREZONE_TEST_SEED={SEED}: {name} after {moment:.3f} s")
+    watch, hosts = Watch(), Path("/etc/hosts").read_text()
+    matrix = start(watch, tmp_path, "matrix", "--pairs", "full-cone:none,symmetric:none,*:none")
+    watch.sample(moment)
+    os.killpg(matrix.pid, signal.Signals[name])
+    matrix.wait(10)
+    watch.assert_nothing_left()
+    assert Path("/etc/hosts").read_text() == hosts
+    assert b"Traceback" not in (tmp_path / "output").read_bytes() or moment < 1.0
+
+
 def test_lab_whose_inner_process_is_killed_leaves_nothing_and_says_it_failed(tmp_path: Path) -> None:
     watch = Watch()
     lab = start(watch, tmp_path, "demo", "--seconds", "20")
