@@ -46,7 +46,8 @@ _MAIN_TABLE = 254
 _ADDR_GEN_NONE = 1
 _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
 _MISSING = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}
-_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
+"""The host has no such family. EACCES: IPv6 is switched off by sysctl; missing rights are EPERM."""
 
 
 class Netlink:

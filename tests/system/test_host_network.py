@@ -100,6 +100,29 @@ asyncio.run(main())
     assert found["again"] == {"-4": 4, "-6": 0}
 
 
+def test_a_host_with_ipv6_switched_off_is_set_up_for_ipv4_without_warnings() -> None:
+    found = run("""
+import structlog
+from pathlib import Path
+for name in ("all", "default"):
+    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+async def main():
+    device, netlink = TunDevice.open(), Netlink("tun-firezone")
+    with structlog.testing.capture_logs() as said:
+        await netlink.start()
+        await netlink.set_addresses(["100.64.0.1", "fd00:2021:1111::1"])
+        await netlink.set_routes(NETWORKS)
+        found["rules"], found["routes"] = rules(), routes("0x2021fd00")
+        await netlink.stop()
+    found["loud"] = [entry for entry in said if entry["log_level"] != "debug"]
+    device.close()
+asyncio.run(main())
+""")
+    assert found["rules"] == {"-4": 3, "-6": 0}
+    assert found["routes"] == ["10.20.0.0/16"]
+    assert found["loud"] == []
+
+
 def test_second_program_is_told_that_the_device_is_taken() -> None:
     found = run("""
 device = TunDevice.open()
