@@ -190,7 +190,7 @@ class TunnelProgram(Generic[State]):
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._owns_process:
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, os._exit, 0)  # Asked twice: at once.
+                loop.add_signal_handler(number, self._hurry, loop)
             loop.remove_signal_handler(signal.SIGUSR2)
         if hasattr(self.host, "engine"):
             self.portal.close()
@@ -205,6 +205,13 @@ class TunnelProgram(Generic[State]):
         await self.clean_up()
         if self.netlink is not None:
             await self.netlink.stop()
+
+    def _hurry(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Asked twice, as `timeout` does: nobody is waited for, but the host is tidied up. Asked once more: at once."""
+        for task in self._tasks:
+            task.cancel()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, os._exit, 0)
 
     # what happens
 

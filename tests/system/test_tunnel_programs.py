@@ -210,7 +210,8 @@ async def test_a_portal_that_stays_away_ends_the_client_after_the_partition_time
     begin = time.monotonic()
     await portal.stop()
     assert await program.ended() == 1
-    assert 1.0 < time.monotonic() - begin < 8.0
+    # The end comes with the failure whose delay would pass the 2 s: with the shortest delays before it, after 0.25 + 0.375 s.
+    assert 0.6 < time.monotonic() - begin < 8.0
     assert program.text().splitlines()[-1].startswith("Firezone disconnected: ")
 
 
@@ -328,6 +329,25 @@ async def test_a_signal_amid_the_gateways_start_leaves_no_table(
     program.process.send_signal(number)
     assert await program.ended() == 0, program.text()
     assert "firezone_gateway" not in namespace.run(real, "list", "tables").stdout
+    assert "Traceback" not in program.text()
+
+
+async def test_a_gateway_told_twice_to_end_hurries_and_still_tidies_up(
+    namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path
+) -> None:
+    portal.init = GATEWAY_INIT
+    program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url)
+    await program.until("tunnel configured")
+    # The portal, which runs in this loop, does not answer the Close meanwhile: only haste can end the wait.
+    program.process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)  # noqa: ASYNC251
+    program.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 0.8
+    while program.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # noqa: ASYNC251
+    assert program.process.poll() == 0, program.text()
+    assert "firezone_gateway" not in namespace.run("nft", "list", "tables").stdout
+    assert rules(namespace) == 0
     assert "Traceback" not in program.text()
 
 
