@@ -28,6 +28,7 @@ from firezone.io.network_changes import NetworkChanges
 from firezone.loop.host import Host
 from firezone.loop.portal_connection import PortalConnection
 from firezone.proto.phoenix.login import user_agent
+from firezone.proto.snownet.events import PathChosen
 from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
 if TYPE_CHECKING:
@@ -233,6 +234,11 @@ class TunnelProgram(Generic[State]):
                 log.info("connection established" if is_up else "connection ended", peer=cid, detail=detail)
             case RelayEnded(relay, reason):
                 log.info("relay lost", relay=relay, reason=reason)
+            case PathChosen():
+                log.info(
+                    "path chosen", peer=event.cid, remote=str(event.remote), local_kind=event.local_kind.word,
+                    remote_kind=event.remote_kind.word, relay=event.relay,
+                )  # fmt: skip
             case _:
                 self._spawn(self.on_event(event))
 

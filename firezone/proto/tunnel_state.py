@@ -20,6 +20,7 @@ from firezone.proto.snownet.events import (
     InvalidateIceCandidate,
     NewIceCandidate,
     NoRelaysLeft,
+    PathChosen,
     RelayLost,
     Role,
 )
@@ -218,6 +219,8 @@ class TunnelState:
             case ConnectionEstablished(cid):
                 self._events.append(ConnectionChanged(cid, True, _describe_path(self.node, cid)))
                 self._on_established(cid, now)
+            case PathChosen():
+                self._events.append(event)
             case ConnectionFailed(cid, reason):
                 self._events.append(ConnectionChanged(cid, False, reason))
                 self._on_gone(cid, now)

@@ -32,6 +32,7 @@ from firezone.proto.snownet.events import (
     InvalidateIceCandidate,
     NewIceCandidate,
     Outbox,
+    PathChosen,
     Role,
 )
 from firezone.proto.snownet.goodbye import GOODBYE
@@ -311,6 +312,7 @@ class Connection:
             return
         self._routes.take(self.peer.row, path, self.path, now)
         self.path = path
+        self._tell_path(path)
         if self.state is ConnectionState.CONNECTING:
             self.state = ConnectionState.CONNECTED
             self._last_activity = now
@@ -349,6 +351,12 @@ class Connection:
     def _send(self, datagram: bytes, now: Instant) -> None:
         assert self.path is not None
         self._routes.send(self.path.local, self.path.remote, datagram, now, is_relayed=self.path.is_relayed)
+
+    def _tell_path(self, path: Path) -> None:
+        pair = self.agent.selected
+        if pair is not None:
+            relay = self._routes.lender_of(path)
+            self._outbox.events.append(PathChosen(self.cid, path.remote, pair.local.kind, pair.remote.kind, relay))
 
     def _tell_established(self) -> None:
         if self._is_established or not self._has_handshaken or self.path is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from firezone.base.ids import ConnectionId, RelayId
-from firezone.base.net import Transmit
+from firezone.base.net import Endpoint, Transmit
+from firezone.wire.candidate import CandidateKind
 
 MAX_TRANSMITS = 8192
 """Datagrams that wait to be polled, about 10 MiB at worst. The engine polls after every input, so only a caller that never does
@@ -47,6 +48,20 @@ class ConnectionEstablished:
 
 
 @dataclass(frozen=True, slots=True)
+class PathChosen:
+    """The connection is sent over this path from now on; told for the first one and for every later one."""
+
+    cid: ConnectionId
+    remote: Endpoint
+    local_kind: CandidateKind
+    """HOST, or RELAY when a relay of ours sends for us."""
+    remote_kind: CandidateKind
+    """How the peer's address was learned."""
+    relay: RelayId | None = None
+    """The relay that sends for us."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionFailed:
     """The connection is gone: no path was found or the one it had is dead."""
 
@@ -79,6 +94,7 @@ NodeEvent = (
     NewIceCandidate
     | InvalidateIceCandidate
     | ConnectionEstablished
+    | PathChosen
     | ConnectionFailed
     | ConnectionClosed
     | RelayLost

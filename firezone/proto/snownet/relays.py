@@ -153,6 +153,10 @@ class RelayBook:
         """Returns the allocation that this address was lent by; None if it is no such address."""
         return next((allocation for allocation in self._allocations.values() if allocation.has_lent(endpoint)), None)
 
+    def lender_of(self, endpoint: Endpoint) -> RelayId | None:
+        """Returns whose address this is."""
+        return next((relay for relay, allocation in self._allocations.items() if allocation.has_lent(endpoint)), None)
+
     def get(self, relay: RelayId | None) -> Allocation | None:
         return None if relay is None else self._allocations.get(relay)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from firezone.base.ids import PeerRow
+from firezone.base.ids import PeerRow, RelayId
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.timing import Instant
 from firezone.proto.noise.sessions import SessionStore
@@ -39,6 +39,10 @@ class Routes:
     def path_to(self, local: Endpoint, remote: Endpoint) -> Path:
         """Returns the path that a pair stands for at this moment."""
         return Path(local, remote, self._relays.lending(local) is not None)
+
+    def lender_of(self, path: Path) -> RelayId | None:
+        """Returns the relay that sends for us on this path."""
+        return self._relays.lender_of(path.local) if path.is_relayed else None
 
     def send(self, local: Endpoint, remote: Endpoint, payload: bytes, now: Instant, *, is_relayed: bool = False) -> None:
         """Sends one datagram. Over a relay it is lost while there is no channel, which is asked for then.
