@@ -163,7 +163,7 @@ class TurnClient:
     def __init__(self, bench: RelayBench, address: str = "198.51.100.7", port: int = 52625, username: str | None = None) -> None:
         self.bench = bench
         self.endpoint = Endpoint.from_text(address, port)
-        self.username = username or f"1893456000:{address}"
+        self.username = f"1893456000:{address.replace(':', '.')}" if username is None else username
         known = Username.from_text(self.username)
         self.password = known.password(SECRET) if known else "none"
         self.nonce: str | None = None
