@@ -128,11 +128,15 @@ def init(config: Path, site: str, user: str, resources: tuple[str, ...], bind: s
 def token(kind: str, owner: str, name: str | None, out: Path | None) -> None:
     """Make a token: its text into a file, and the lines for the policy on the screen."""
     from firezone.portal.starter import new_token, token_block, write_secret
+    from firezone.proto.portal.model import token_hash
 
     text = new_token()
-    path = out or Path(f"{kind}-{text[:6]}.token")
+    # Named by its hash: a file's name is no place for a part of the token.
+    path = out or Path(f"{kind}-{token_hash(text)[:6]}.token")
     try:
         write_secret(path, text)
+    except FileExistsError:
+        _fail(ConfigError(f"{path} exists already; name another file by --out."))
     except OSError as error:
         _fail(ConfigError(f"{path} cannot be written: {error.strerror}."))
     click.echo(f"# The token is in {path}. Add to the policy:\n{token_block(kind, owner, name or path.stem, text)}", nl=False)

@@ -118,8 +118,8 @@ def write_start(start: Start, *, force: bool) -> None:
     )  # fmt: skip
     try:
         start.config.parent.mkdir(parents=True, exist_ok=True)
-        write_secret(start.gateway_token, gateway)
-        write_secret(start.client_token, client)
+        write_secret(start.gateway_token, gateway, replace=force)
+        write_secret(start.client_token, client, replace=force)
         start.config.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be written: {error.strerror}.") from error
@@ -149,9 +149,9 @@ def token_block(kind: str, owner: str, name: str, token: str) -> str:
     return f'[[{kind}_token]]\nname = {toml_text(name)}\n{key} = {toml_text(owner)}\nsha256 = "{token_hash(token)}"\n'
 
 
-def write_secret(path: Path, token: str) -> None:
-    """Writes a file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def write_secret(path: Path, token: str, *, replace: bool = False) -> None:
+    """Writes a file that only its owner can read. Raises FileExistsError unless it may `replace` one: the text is nowhere else."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if replace else os.O_EXCL) | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(token + "\n")

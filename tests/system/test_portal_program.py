@@ -326,6 +326,18 @@ def test_a_further_token_can_be_pasted_into_the_policy(directory: Path) -> None:
     assert "3 tokens" in run("--config", str(directory / "policy.toml"), "--check").stdout
 
 
+def test_a_further_token_replaces_none_and_names_no_file_by_its_text(directory: Path) -> None:
+    before = token(directory, "client")
+    again = run("token", "client", "--for", "me", "--out", str(directory / "client.token"))
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    assert token(directory, "client") == before
+    command = [sys.executable, "-m", "firezone.portal", "token", "client", "--for", "me"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    (made,) = directory.glob("client-*.token")
+    assert made.stem.removeprefix("client-") not in made.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -276,7 +276,7 @@ def _network(text: str, at: Path) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         try:
-            hint = f"; did you mean {ipaddress.ip_network(text, strict=False)}?"
+            hint = f"; {ipaddress.ip_network(text, strict=False)} is one"
         except ValueError:
             hint = ""
         raise PolicyError(f"{text!r} is neither an IP address nor a network such as 192.168.1.0/24{hint}", at) from error
