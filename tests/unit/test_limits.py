@@ -72,6 +72,7 @@ QUEUES = {
         "_packets": "MAX_PACKETS",
     },
     "proto/portal/service.py": {"_outputs": "polled after every input; what waits for a socket is bounded by MAX_QUEUED_FRAMES"},
+    "proto/relay/server.py": {"_outgoing": "MAX_RELAY_REPLIES"},
     "loop/portal.py": {"queue": "MAX_QUEUED_FRAMES"},
     "io/tun_device.py": {"_waiting": "MAX_WAITING_BYTES"},
     "io/udp_socket.py": {"waiting": "MAX_WAITING_BYTES"},
@@ -277,3 +278,12 @@ def test_the_session_table_grows_with_its_peers_and_not_before() -> None:
     for row in rows:
         table.remove_peer(row)
     assert table.add_peer() in rows, "a row that is free is used again"
+
+
+def test_what_a_relay_remembers_of_its_clients_has_a_figure() -> None:
+    nonce_row = 320  # key, endpoint, address bytes, row and its share of the dictionary
+    assert limits.MAX_NONCE_CLIENTS * nonce_row <= 20 * MIB
+    assert limits.MAX_RELAY_REPLIES >= 2 * limits.BATCH_ROWS
+    assert limits.MAX_ALLOCATIONS_PER_ADDRESS * 4 == 65_535 - 49_152 + 1
+    assert limits.MAX_CHANNELS_PER_ALLOCATION == 0x5000 - 0x4000
+    assert limits.MAX_CHANNELS >= 16 * (65_535 - 49_152 + 1)
