@@ -42,19 +42,35 @@ static void add_refused(const fz_ring *ring, uint32_t slot, fz_batch *b, uint8_t
   fz_row_drop(b, b->n - 1, reason);
 }
 
-static void cut_read(const fz_ring *ring, uint32_t slot, fz_batch *b) {
+/* Takes the header off a row of channel data when WireGuard data is behind it and the channel is open; what else it may be. */
+static uint8_t unwrap(fz_channel_relay *relay, fz_batch *b, uint32_t row) {
+  const uint8_t *p = b->slab + b->offset[row];
+  uint32_t channel = fz_channel_of(p, b->length[row]);
+  if (!relay || channel == FZ_CHANNELS) return FZ_UNKNOWN_DATAGRAM;
+  bool is_data = fz_datagram_kind(p + FZ_CHANNEL_DATA_HEADER, b->length[row] - FZ_CHANNEL_DATA_HEADER) == 0;
+  if (!is_data || !(relay->state[channel] & FZ_CHANNEL_OPEN)) return FZ_CHANNEL_DATA;
+  relay->state[channel] |= FZ_CHANNEL_RECEIVED;
+  b->channel[row] = (uint16_t)(FZ_FIRST_CHANNEL + channel);
+  b->offset[row] += FZ_CHANNEL_DATA_HEADER;
+  b->length[row] -= FZ_CHANNEL_DATA_HEADER;
+  return 0;
+}
+
+static void cut_read(const fz_ring *ring, uint32_t slot, fz_batch *b, const fz_channel_table *channels) {
   uint32_t at = slot * ring->slot_size + ring->offset[slot], left = ring->length[slot], stride = ring->stride[slot];
+  fz_channel_relay *relay = channels ? fz_channel_find(channels, &ring->remote[slot]) : NULL;
   while (left) {
     uint32_t n = left < stride ? left : stride;
     uint8_t kind = fz_datagram_kind(ring->slab + at, n);
     add_row(ring, slot, b, at, n);
+    if (kind == FZ_CHANNEL_DATA && channels) kind = unwrap(relay, b, b->n - 1);
     if (kind) fz_row_punt(b, b->n - 1, kind);
     at += n;
     left -= n;
   }
 }
 
-uint32_t fz_cut_datagrams(fz_ring *ring, uint32_t entries, fz_batch *b) {
+uint32_t fz_cut_datagrams(fz_ring *ring, uint32_t entries, fz_batch *b, const fz_channel_table *channels) {
   uint32_t ready = fz_ring_ready(ring), slot = fz_ring_tail(ring), taken = 0;
   if (entries > ready) entries = ready;
   for (; taken < entries; taken++, slot = (slot + 1) & (ring->slots - 1u)) {
@@ -65,7 +81,7 @@ uint32_t fz_cut_datagrams(fz_ring *ring, uint32_t entries, fz_batch *b) {
       reason = FZ_BATCH_FULL;
     }
     if (reason) add_refused(ring, slot, b, reason);
-    else cut_read(ring, slot, b);
+    else cut_read(ring, slot, b, channels);
   }
   return taken;
 }

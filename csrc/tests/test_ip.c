@@ -1,4 +1,4 @@
-// sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_demux.c
+// sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_demux.c fz_channel.c
 // sanitize: address,undefined
 /* Hostile packets through parse, filter and the checksum: noise, truncated headers, flipped bytes. Each packet is the last thing in
  * its slab, so a read behind it is seen. */

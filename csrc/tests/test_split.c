@@ -1,4 +1,4 @@
-// sources: fz_split.c fz_join.c fz_csum.c fz_ip.c fz_demux.c
+// sources: fz_split.c fz_join.c fz_csum.c fz_ip.c fz_demux.c fz_channel.c
 // sanitize: address,undefined
 /* Hostile TUN reads through split, parse, join and group, in slabs of exactly the size they are told; what was joined is split again
  * and must be the same packets but for the IPv4 identification. */
@@ -111,7 +111,7 @@ int main(void) {
     b.slab = r->slab;
     b.slab_size = (uint64_t)SLOTS * SLOT_SIZE;
     for (uint32_t i = 0; i < SLOTS; i++) r->stride[i] = (uint16_t)(test_random(&state) % 1400), r->local[i].family = 4;
-    fz_cut_datagrams(r, SLOTS, &b);
+    fz_cut_datagrams(r, SLOTS, &b, NULL);
     fz_ip_parse_batch(&b, true);
     r->slab = NULL; /* freed with the batch */
     test_batch_free(&b);

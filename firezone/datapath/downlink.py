@@ -2,7 +2,8 @@
 
     demux ▸ open ▸ parse ▸ filter ▸ join (super-packets, gathered)
 
-One line per stage, in order. Nothing is copied: datagrams are opened in the ring's slots and leave for TUN by gathering
+One line per stage, in order; what came through a relay loses its channel header in the first and is as good as direct from there
+on. Nothing is copied: datagrams are opened in the ring's slots and leave for TUN by gathering
 rewritten headers and payloads, so the slots are given back only after the write.
 """
 
@@ -36,7 +37,7 @@ class Downlink:
         Returns: how many reads were taken; their slots must be given back once the runs are written.
         """
         batch, tables = self.batch, self._tables
-        taken = cut_datagrams(ring, entries, batch)
+        taken = cut_datagrams(ring, entries, batch, tables.channels)
         tables.sessions.open_batch(batch, now)
         parse_batch(batch, True)
         tables.filters.admit_from_tunnel(batch)

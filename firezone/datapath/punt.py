@@ -28,7 +28,7 @@ PUNTS_PER_BATCH = 128
 flood of forged handshakes hold a tick for twice as long."""
 
 _FROM_TUN = {int(Reason.NO_PEER), int(Reason.NO_PATH)}
-_DATAGRAMS = {int(Reason.STUN), int(Reason.HANDSHAKE)}
+_DATAGRAMS = {int(Reason.STUN), int(Reason.HANDSHAKE), int(Reason.CHANNEL_DATA)}
 _REFUSED = {int(Reason.REFUSED_SOURCE), int(Reason.REFUSED_DESTINATION)}
 
 
@@ -43,7 +43,7 @@ def deliver_punted(
     calls = 0
     for row in batch.rows(Verdict.PUNT).tolist():
         reason = int(batch.reason[row])
-        if reason in (Reason.UNKNOWN_DATAGRAM, Reason.CHANNEL_DATA):
+        if reason == Reason.UNKNOWN_DATAGRAM:
             continue  # Counted under its own reason already; no machine has a use for it.
         if calls >= PUNTS_PER_BATCH:
             dropped[Reason.PUNT_LIMIT] += 1

@@ -1,13 +1,14 @@
 """The compiled tables of one tunnel and their only writer (decision D8).
 
-Sessions and paths are the exception: the node that negotiates them writes them through `SessionStore`, so that key
-material crosses nothing but one call. Every route and filter comes from a `TableUpdate` applied here.
+Sessions, paths and channels are the exception: the node that negotiates them writes them through `SessionStore` and
+`ChannelGate`, so that key material crosses nothing but one call. Every route and filter comes from a `TableUpdate` applied here.
 """
 
 from __future__ import annotations
 
 from typing import assert_never
 
+from firezone.kernels.channel import ChannelTable
 from firezone.kernels.filter import FilterTable
 from firezone.kernels.route import RouteTable
 from firezone.kernels.session import SessionTable
@@ -18,10 +19,11 @@ NO_PEER_YET = -1
 
 
 class Tables:
-    """Sessions, routes and filters as the stages read them. A role without a use for one leaves it empty."""
+    """Sessions, channels, routes and filters as the stages read them. A role without a use for one leaves it empty."""
 
     def __init__(self) -> None:
         self.sessions = SessionTable()
+        self.channels = ChannelTable()
         self.routes = RouteTable()
         self.filters = FilterTable()
 

@@ -69,7 +69,9 @@ class TunnelProgram(Generic[State]):
         self.clock = BootClock()
         self._rng = SystemRng()
         tables = Tables()
-        self.state: State = state_class(store=tables.sessions, rng=self._rng, now=self.clock.now(), utc=self.clock.utc())  # type: ignore[call-arg]
+        self.state: State = state_class(  # type: ignore[call-arg]
+            store=tables.sessions, channels=tables.channels, rng=self._rng, now=self.clock.now(), utc=self.clock.utc()
+        )
         self.host = Host(self.clock, ends, tables, DeadlineTimer())
         self.netlink = Netlink(ends.device) if ends.device is not None else None
         self._fixed_addresses = addresses

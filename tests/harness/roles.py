@@ -95,7 +95,9 @@ class Member:
         self.tun.coalesce = False  # One packet in is one packet out; joining has tests of its own.
         clock = self.world.clock
         rng = SeededRng(f"{self.id} {self.life}".encode())
-        self.machine: Any = self.state_class(store=self.tables.sessions, rng=rng, now=clock.time, utc=clock.utc())  # type: ignore[call-arg]
+        self.machine: Any = self.state_class(  # type: ignore[call-arg]
+            store=self.tables.sessions, channels=self.tables.channels, rng=rng, now=clock.time, utc=clock.utc()
+        )
         self.sockets = MemorySockets(self.world.network, [self.outer])
         self.engine = Engine(
             machine=self.machine, tables=self.tables, clock=clock, tun_source=self.tun.source, tun_sink=self.tun,
