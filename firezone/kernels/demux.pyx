@@ -7,13 +7,14 @@ from firezone.kernels.demux cimport fz_cut_datagrams
 from firezone.kernels.ring cimport PacketRing
 
 
-def cut_datagrams(PacketRing ring not None, uint32_t entries, PacketBatch batch not None, ChannelTable channels=None) -> int:
+def cut_datagrams(PacketRing ring not None, uint32_t entries, PacketBatch batch not None,
+                  ChannelTable channels=None) -> int:
     """Fills the batch, emptied and placed over the ring's slab, with the datagrams of the oldest reads.
 
     WireGuard data is left FORWARD; handshakes, STUN, channel data and unknown datagrams are punted; empty ones, those over
     1316 bytes, with a stride that cannot be or without a local address are dropped, one row per read. WireGuard data on one of
-    the open `channels` loses its 4-byte header and is left FORWARD, its number in the channel column; with `channels`, channel data of
-    anybody but a relay counts as unknown.
+    the open `channels` loses its 4-byte header and is left FORWARD, its number in the channel column; with `channels`, channel
+    data of anybody but a relay counts as unknown.
 
     Returns:   how many ring entries were consumed; fewer than asked when the ring holds fewer or the batch has no room.
     Ownership: the rows point into the ring's slots, which the caller releases when the last row is done with.

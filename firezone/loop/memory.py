@@ -104,6 +104,10 @@ class MemorySockets:
             network.attach(endpoint, self.source.ring)
 
     def send_runs(self, batch: PacketBatch, runs: RunList, now: Instant) -> None:
+        for endpoint in self.endpoints:
+            family = 4 if endpoint.is_ipv4 else 6
+            unset = (batch.local["family"][: batch.n] == 0) & (batch.remote["family"][: batch.n] == family)
+            batch.local[: batch.n][unset] = address_of(endpoint)  # The kernel's choice, on a host with one address of a family.
         self.network.send_runs(batch, runs, now)
 
     def send(self, transmit: Transmit, now: Instant) -> None:
