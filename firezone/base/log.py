@@ -173,6 +173,20 @@ def set_up_logging(
     )
 
 
+def change_log_filter(directives: str) -> None:
+    """Gives every sink another filter, while the program runs.
+
+    Raises: ConfigError for a filter that is not understood; the old one then stays.
+    """
+    log_filter = LogFilter(directives)
+    root = logging.getLogger()
+    for handler in root.handlers:
+        for former in [known for known in handler.filters if isinstance(known, LogFilter)]:
+            handler.removeFilter(former)
+            handler.filters.insert(0, log_filter)
+    root.setLevel(log_filter.lowest)
+
+
 def _open_file(directory: Path, base: str) -> logging.Handler:
     """Opens `<base>.<start time>.log` with mode 0640 and points `<base>.latest` at it."""
     name = f"{base}.{datetime.datetime.now(datetime.UTC):%Y-%m-%d-%H-%M-%S}.log"

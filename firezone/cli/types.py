@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -65,3 +66,22 @@ class HostPort(click.ParamType[tuple[str, int]]):
         if match is None or int(match[3]) > 65535:
             self.fail(f"{value!r} is no address with a port. Write for example 0.0.0.0:8080.", param, ctx)
         return match[1] or match[2], int(match[3])
+
+
+class IpAddress(click.ParamType[str]):
+    """An address of one IP version, in its usual spelling."""
+
+    name = "address"
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            address = ipaddress.ip_address(value)
+        except ValueError:
+            address = None
+        if address is None or address.version != self._version:
+            example = "203.0.113.10" if self._version == 4 else "2001:db8::10"
+            self.fail(f"{value!r} is no IPv{self._version} address. Write for example {example}.", param, ctx)
+        return str(address)

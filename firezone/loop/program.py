@@ -6,10 +6,8 @@ Start: sockets and TUN device ▸ netlink ▸ engine ▸ portal. End: portal clo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import platform
 import signal
 import ssl
 from pathlib import Path
@@ -27,7 +25,7 @@ from firezone.io.netlink import Netlink
 from firezone.io.network_changes import NetworkChanges
 from firezone.loop.host import Host
 from firezone.loop.portal_connection import PortalConnection
-from firezone.proto.phoenix.login import user_agent
+from firezone.loop.user_agent import system_user_agent
 from firezone.proto.snownet.events import PathChosen
 from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
@@ -158,19 +156,10 @@ class TunnelProgram(Generic[State]):
         config = self.config
         tls = None if config.ca_file is None else ssl.create_default_context(cafile=config.ca_file)
         return PortalConnection(
-            self.login_url(), self.topic, user_agent=self._user_agent(), from_portal=self.from_portal,
+            self.login_url(), self.topic, user_agent=system_user_agent(self.compatible_version), from_portal=self.from_portal,
             to_portal=self.to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
             mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls, clock=self.clock.now,
         )  # fmt: skip
-
-    def _user_agent(self) -> str:
-        with contextlib.suppress(OSError):
-            release = platform.freedesktop_os_release()
-            return user_agent(
-                release.get("NAME", "Linux").split()[0], release.get("VERSION_ID", "0"), self.compatible_version,
-                arch=platform.machine(), kernel=platform.release(),
-            )  # fmt: skip
-        return user_agent("Linux", platform.release(), self.compatible_version, arch=platform.machine())
 
     async def _run_portal(self) -> None:
         await self.portal.run()

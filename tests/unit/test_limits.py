@@ -19,7 +19,7 @@ from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
 from firezone.datapath import uplink
 from firezone.datapath.tables import Tables
-from firezone.io import health, tun_device, udp_socket
+from firezone.io import http_server, tun_device, udp_socket
 from firezone.kernels.batch import PacketBatch, RunList
 from firezone.kernels.ring import PacketRing
 from firezone.kernels.types import PREFIX_SIZE, SLOT_SIZE
@@ -216,7 +216,7 @@ def test_tables_of_strangers_are_bounded() -> None:
     assert cookie.MAX_SOURCES <= 1024, "source addresses under a flood"
     assert agent.MAX_PAIRS <= 100
     assert candidates.MAX_CANDIDATES <= 200
-    assert health.MAX_CONNECTIONS * health.MAX_REQUEST_SIZE <= 256 * KIB
+    assert http_server.MAX_CONNECTIONS * http_server.MAX_REQUEST_SIZE <= 256 * KIB
 
 
 def test_the_portals_queues_are_bounded() -> None:

@@ -328,3 +328,27 @@ def test_other_lines_are_not_throttled_with_it() -> None:
     assert stream.getvalue().count("progress") == 20
     assert stream.getvalue().count(": warning ") == 20
     assert stream.getvalue().count(": again ") == logs.THROTTLE_BURST
+
+
+# changed while it runs
+
+
+def test_the_filter_can_be_changed_while_the_program_runs() -> None:
+    stream = start("info")
+    kept = logger()
+    kept.debug("before")
+    logs.change_log_filter("firezone.test=debug")
+    kept.debug("meanwhile")
+    logs.change_log_filter("warn")
+    kept.info("after")
+    assert [line.split(": ")[1].strip() for line in stream.getvalue().splitlines()] == ["meanwhile"]
+
+
+def test_a_filter_that_is_not_understood_changes_nothing() -> None:
+    stream = start("info")
+    with pytest.raises(ConfigError, match="x=y=z"):
+        logs.change_log_filter("debug,x=y=z")
+    logger().info("still here")
+    logger().debug("still not")
+    assert "still here" in stream.getvalue()
+    assert "still not" not in stream.getvalue()

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from firezone.base.timing import SECOND
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, DnsControl, Duration, HostPort
+from firezone.cli.types import ApiUrl, DnsControl, Duration, HostPort, IpAddress
 
 
 def convert(kind: click.ParamType[Any], text: str) -> Any:
@@ -129,3 +129,16 @@ def test_help_names_the_variables() -> None:
     status, output = run(["--help"])
     assert status == 0
     assert "env var: T_SIZE, T_OLD_SIZE" in " ".join(output.split())
+
+
+@pytest.mark.parametrize(("version", "text", "result"), [(4, "203.0.113.1", "203.0.113.1"), (6, "2001:DB8:0::1", "2001:db8::1")])
+def test_addresses_are_written_as_usual(version: int, text: str, result: str) -> None:
+    assert IpAddress(version).convert(text, None, None) == result
+
+
+@pytest.mark.parametrize(
+    ("version", "text"), [(4, "2001:db8::1"), (6, "203.0.113.1"), (4, "relay.example"), (4, ""), (4, "1.2.3.4:5")]
+)
+def test_what_is_no_address_is_told_with_an_example(version: int, text: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"no IPv{version} address. Write for example"):
+        IpAddress(version).convert(text, None, None)

@@ -8,7 +8,7 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from firezone.io import health
+from firezone.io import http_server
 from firezone.io.health import HealthServer
 
 
@@ -82,12 +82,12 @@ def test_an_endless_request_is_cut_off() -> None:
 
 
 def test_a_client_that_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT_S", 0.05)
     assert answers(b"GET /healthz") == [b""]
 
 
 def test_many_silent_clients_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
 
     async def run() -> tuple[bytes, bytes]:
         port = free_port()
