@@ -29,6 +29,7 @@ enum fz_packet_reason {
   FZ_FOREIGN_SOURCE = 25,
   FZ_FOREIGN_DESTINATION = 26,
   FZ_NOT_PERMITTED = 27,
+  FZ_NO_CHANNEL = 40,
   FZ_STUN = 64,
   FZ_HANDSHAKE = 65,
   FZ_UNKNOWN_DATAGRAM = 66,
@@ -36,7 +37,8 @@ enum fz_packet_reason {
   FZ_NO_PEER = 72,
   FZ_CONTROL_PACKET = 80,
   FZ_REFUSED_SOURCE = 81,
-  FZ_REFUSED_DESTINATION = 82
+  FZ_REFUSED_DESTINATION = 82,
+  FZ_PEER_DATA = 88
 };
 
 typedef struct fz_ip_headers {

@@ -95,6 +95,9 @@ class Reason(enum.IntEnum):
     TUN_REFUSED = 35
     PUNT_LIMIT = 36
     """More punted rows of one kind in one tick than a machine may be asked to look at."""
+    # relaying
+    NO_CHANNEL = 40
+    """ChannelData on a channel that is not bound, or a datagram of a peer without one."""
     # punts: datagrams
     STUN = 64
     HANDSHAKE = 65
@@ -112,6 +115,9 @@ class Reason(enum.IntEnum):
     """The inner source address is not one the peer may use."""
     REFUSED_DESTINATION = 82
     """No resource of the peer covers the destination, or its filter denies the packet."""
+    # punts: datagrams to a relay
+    PEER_DATA = 88
+    """A datagram of a peer that has a permission but no channel."""
 
 
 FIRST_PUNT = 64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from firezone.io.netlink import FIREZONE_MARK
 from firezone.io.reader_thread import ReaderThread
 from firezone.io.tun_device import DEFAULT_NAME, TunDevice
-from firezone.io.udp_socket import UdpSockets
+from firezone.io.udp_sockets import UdpSockets
 from firezone.loop.memory import MemoryTun
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ class Engine:
         self.deadline: Instant | None = None
         """When the engine must tick again even if no source is ready."""
         self.deadline_reason = ""
-        self.tun_held = False
+        self.is_held = False
         """Datagrams wait for a socket, so TUN is not read until they are gone."""
         self._machine_due: tuple[Instant, str] | None = None
         self._machine_called = True
@@ -93,7 +93,7 @@ class Engine:
         if self._machine_due is not None and now >= self._machine_due[0]:
             self._call_timeout(now)
             self._take_outputs(now)
-        if caller is not None and not self.tun_held:
+        if caller is not None and not self.is_held:
             self._serve(*caller, now)
         for _ in range(ROUNDS_PER_TICK):
             moved, more = self._round(now)
@@ -109,6 +109,10 @@ class Engine:
         self._rearm()
         self._machine_called = outputs_left
         return more or outputs_left
+
+    def open_sources(self) -> tuple[Source, ...]:
+        """Returns the sources that may wake the engine now."""
+        return tuple(self.udp_sources) if self.is_held else (self.tun_source, *self.udp_sources)
 
     def sleeps(self) -> bool:
         """Called after a tick that had no more to do. False: something arrived meanwhile, tick again."""
@@ -138,9 +142,9 @@ class Engine:
         for source in self.udp_sources:
             source.fill(READS_PER_ROUND)
         # While datagrams wait for the kernel, taking more from TUN would only make the queue longer.
-        self.tun_held = self.udp_sink.waiting(now)
+        self.is_held = self.udp_sink.waiting(now)
         moved = more = False
-        if not self.tun_held:
+        if not self.is_held:
             self.tun_source.fill(READS_PER_ROUND)
             moved, more = self._tun_batch(now)
         for source in self.udp_sources:

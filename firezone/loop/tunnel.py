@@ -61,9 +61,8 @@ class Tunnel:
     def watch(self) -> None:
         """Brings the watched descriptors in line with the engine's sources; call it after sockets were replaced."""
         engine = self.engine
-        sources = engine.udp_sources if engine.tun_held else (engine.tun_source, *engine.udp_sources)
-        readable = {fd: source for source in sources for fd in source.descriptors()}
-        blocked = set(engine.udp_sink.blocked_descriptors()) if engine.tun_held else set()
+        readable = {fd: source for source in engine.open_sources() for fd in source.descriptors()}
+        blocked = set(engine.udp_sink.blocked_descriptors()) if engine.is_held else set()
         if readable != self._watched or blocked != self._blocked:
             self._change_watch(readable, blocked)
 
@@ -96,7 +95,7 @@ class Tunnel:
             if self._loop is None:
                 return
             if not more and engine.sleeps():
-                if engine.tun_held or self._blocked:
+                if engine.is_held or self._blocked:
                     self.watch()
                 self._arm()
                 return
@@ -121,7 +120,7 @@ class Tunnel:
 
     def _arm(self) -> None:
         deadline = self.engine.deadline
-        if self.engine.tun_held:
+        if self.engine.is_held:
             retry = self.engine.clock.now() + RETRY_INTERVAL
             deadline = retry if deadline is None else min(deadline, retry)
         self._timer.arm(deadline)

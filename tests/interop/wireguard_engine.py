@@ -25,7 +25,7 @@ from firezone.io.clock import BootClock
 from firezone.io.deadline import DeadlineTimer
 from firezone.io.entropy import SystemRng
 from firezone.io.tun_device import TunDevice
-from firezone.io.udp_socket import UdpSockets
+from firezone.io.udp_sockets import UdpSockets
 from firezone.kernels.types import Reason
 from firezone.loop.engine import Engine
 from firezone.loop.errors import TunnelError

@@ -15,7 +15,8 @@ import pytest
 from firezone.base.errors import RoutingLoopError
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.timing import MILLISECOND
-from firezone.io.udp_socket import MAX_WAITING_BYTES, MAX_WAITING_TIME, UdpSockets, bind_udp
+from firezone.io.udp_socket import MAX_WAITING_BYTES, MAX_WAITING_TIME, bind_udp
+from firezone.io.udp_sockets import UdpSockets
 from firezone.kernels.batch import PacketBatch, RunList
 from firezone.kernels.offload import group_runs
 from firezone.kernels.types import Verdict
@@ -299,9 +300,8 @@ def test_one_familys_error_leaves_what_the_other_received(sockets: UdpSockets) -
 
 def test_a_taken_port_is_replaced_by_another(peer: socket.socket) -> None:
     taken = endpoint(peer).port
-    udp = bind_udp(4, port=taken, host="127.0.0.1")
-    assert udp.port not in (0, taken)
-    udp.close()
+    with contextlib.closing(UdpSockets(port=taken, hosts={4: "127.0.0.1"})) as ours:
+        assert ours.ports()[4] not in (0, taken)
 
 
 def test_a_missing_family_is_done_without() -> None:

@@ -12,7 +12,8 @@ import pytest
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.timing import MILLISECOND
 from firezone.io import udp_socket
-from firezone.io.udp_socket import MAX_WAITING_TIME, UdpSockets
+from firezone.io.udp_socket import MAX_WAITING_TIME, UdpSocket
+from firezone.io.udp_sockets import UdpSockets
 from firezone.kernels.batch import PacketBatch, RunList
 from firezone.kernels.offload import group_runs
 from firezone.loop.memory import address_of
@@ -121,7 +122,7 @@ def test_what_a_socket_refuses_waits_in_order_and_goes_later(
     payloads = [bytes([number]) * 700 for number in range(20)]
     batch, runs = batch_of(payloads, endpoint(left, 4), endpoint(right, 4))
     sock = left._sockets[4]
-    left._wait(sock, batch, runs, 0, -1, 1000)
+    sock.wait(batch, runs, 0, -1, 1000)
     left.send(Transmit(None, endpoint(right, 4), b"last"), 1000)
     assert left.blocked_descriptors() == (sock.batch.fd,)
     assert not left.waiting(1000)
@@ -130,7 +131,7 @@ def test_what_a_socket_refuses_waits_in_order_and_goes_later(
 
 def test_what_waits_too_long_is_dropped_and_counted(pair: tuple[UdpSockets, UdpSockets], monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = pair
-    monkeypatch.setattr(left, "_send_item", lambda udp, item: False)
+    monkeypatch.setattr(UdpSocket, "_send_item", lambda udp, item: False)
     left.send(Transmit(None, endpoint(right, 4), b"x"), 1000)
     assert left.waiting(1000 + MAX_WAITING_TIME)
     assert not left.waiting(1000 + MAX_WAITING_TIME + MILLISECOND)
@@ -141,7 +142,7 @@ def test_waiting_bytes_are_bounded_and_the_oldest_goes(
     pair: tuple[UdpSockets, UdpSockets], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right = pair
-    monkeypatch.setattr(left, "_send_item", lambda udp, item: False)
+    monkeypatch.setattr(UdpSocket, "_send_item", lambda udp, item: False)
     monkeypatch.setattr(udp_socket, "MAX_WAITING_BYTES", 1000)
     for number in range(11):
         left.send(Transmit(None, endpoint(right, 4), bytes([number]) * 100), 0)

@@ -249,7 +249,7 @@ def test_waiting_datagrams_hold_tun_and_nothing_else() -> None:
     alice.machine.deadline = (alice.clock.time, "timers too")
     alice.engine.touch()
     alice.engine.tick()
-    assert alice.engine.tun_held
+    assert alice.engine.is_held
     assert alice.tun.source.ring.ready() == 1
     assert len(alice.tun.receive()) == 1
     assert "timeout" in alice.machine.names()

@@ -1,0 +1,204 @@
+#include "fz_relay.h"
+
+#include "fz_ip.h"
+
+#define STUN_HEADER 20u
+#define STUN_COOKIE 0x2112A442u
+
+/* ---- channels ---- */
+
+void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port, const fz_addr *local) {
+  int32_t slot = r->free_channel;
+  if (slot >= 0) r->free_channel = r->channels[slot].next;
+  else slot = (int32_t)r->used++;
+  r->channels[slot] = (fz_relay_channel){*client, *peer, *local, number, port, -1};
+  fz_addrmap_key by_client = fz_addrmap_key_of(client, number), by_peer = fz_addrmap_key_of(peer, port);
+  fz_addrmap_insert(&r->by_client, &by_client, slot);
+  fz_addrmap_insert(&r->by_peer, &by_peer, slot);
+}
+
+static int32_t find_by_client(const fz_relay *r, const fz_addr *client, uint16_t number) {
+  fz_addrmap_key key = fz_addrmap_key_of(client, number);
+  return fz_addrmap_find(&r->by_client, &key);
+}
+
+bool fz_relay_unbind(fz_relay *r, const fz_addr *client, uint16_t number) {
+  int32_t slot = find_by_client(r, client, number);
+  if (slot < 0) return false;
+  fz_relay_channel *c = &r->channels[slot];
+  fz_addrmap_key by_client = fz_addrmap_key_of(client, number), by_peer = fz_addrmap_key_of(&c->peer, c->port);
+  fz_addrmap_remove(&r->by_client, &by_client);
+  fz_addrmap_remove(&r->by_peer, &by_peer);
+  memset(c, 0, sizeof *c);
+  c->next = r->free_channel;
+  r->free_channel = slot;
+  return true;
+}
+
+const fz_relay_channel *fz_relay_channel_of(const fz_relay *r, const fz_addr *client, uint16_t number) {
+  int32_t slot = find_by_client(r, client, number);
+  return slot < 0 ? NULL : &r->channels[slot];
+}
+
+/* ---- next hops ---- */
+
+/* The answer for the key asked last; a train of datagrams asks the same again and again. */
+typedef struct last_answer {
+  fz_addrmap_key key;
+  int32_t slot;
+  bool is_known;
+} last_answer;
+
+static int32_t find(const fz_addrmap *m, last_answer *last, const fz_addr *address, uint16_t number) {
+  fz_addrmap_key key = fz_addrmap_key_of(address, number);
+  if (!last->is_known || memcmp(&key, &last->key, sizeof key) != 0) *last = (last_answer){key, fz_addrmap_find(m, &key), true};
+  return last->slot;
+}
+
+static void count_size(fz_relay_stats *stats, uint32_t n) {
+  uint32_t bucket = n ? (n - 1) / 100u : 0;
+  stats->sizes[bucket < FZ_RELAY_SIZE_BUCKETS ? bucket : FZ_RELAY_SIZE_BUCKETS - 1]++;
+}
+
+static void send_to_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_channel *c) {
+  uint8_t *prefix = b->prefix + (size_t)row * FZ_PREFIX_SIZE;
+  fz_store_be16(prefix, c->number);
+  fz_store_be16(prefix + 2, (uint16_t)b->length[row]);
+  b->prefix_len[row] = FZ_RELAY_CHANNEL_HEADER;
+  b->channel[row] = c->number;
+  b->socket[row] = r->listen_port;
+  b->local[row] = c->local;
+  b->remote[row] = c->client;
+  r->stats.to_clients++;
+  r->stats.to_clients_bytes += b->length[row];
+  count_size(&r->stats, b->length[row]);
+}
+
+/* Hands a datagram that came from `remote` to an allocation port over to the client, or says why not. */
+static void take_for_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_addr *remote, uint16_t port, last_answer *last) {
+  if (FZ_UNLIKELY(b->length[row] > FZ_RELAY_MAX_PAYLOAD)) {
+    fz_row_drop(b, row, FZ_OVERSIZED);
+    return;
+  }
+  int32_t slot = find(&r->by_peer, last, remote, port);
+  if (FZ_LIKELY(slot >= 0)) {
+    send_to_client(r, b, row, &r->channels[slot]);
+    return;
+  }
+  fz_addrmap_key key = fz_addrmap_key_of(remote, port);
+  key.address.port = 0;
+  if (r->permitted.count && fz_addrmap_find(&r->permitted, &key) >= 0) {
+    b->socket[row] = port;
+    b->remote[row] = *remote;
+    fz_row_punt(b, row, FZ_PEER_DATA);
+  } else {
+    fz_row_drop(b, row, FZ_NO_CHANNEL);
+  }
+}
+
+static bool same_ip(const fz_addr *a, const fz_addr *b) { return a->family == b->family && memcmp(a->ip, b->ip, sizeof a->ip) == 0; }
+
+static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_channel *c, last_answer *looped) {
+  r->stats.to_peers++;
+  r->stats.to_peers_bytes += b->length[row];
+  count_size(&r->stats, b->length[row]);
+  const fz_addr *ours = c->peer.family == 4 ? &r->public_v4 : &r->public_v6;
+  if (FZ_UNLIKELY(same_ip(&c->peer, ours))) {
+    fz_addr from = *ours;
+    from.port = c->port;
+    r->stats.looped++;
+    take_for_client(r, b, row, &from, c->peer.port, looped);
+    return;
+  }
+  b->socket[row] = c->port;
+  memset(&b->local[row], 0, sizeof b->local[row]); /* the socket is bound to the right address, or the route decides */
+  b->remote[row] = c->peer;
+}
+
+typedef struct answers {
+  last_answer direct, looped;
+} answers;
+
+static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
+  const uint8_t *p = b->slab + b->offset[row];
+  uint32_t n = b->length[row];
+  if ((p[0] & 0xF0u) == 0x40u) {
+    uint32_t length = n < FZ_RELAY_CHANNEL_HEADER ? n : fz_load_be16(p + 2); /* bytes behind it are padding */
+    if (n < FZ_RELAY_CHANNEL_HEADER || length > n - FZ_RELAY_CHANNEL_HEADER) {
+      fz_row_drop(b, row, FZ_MALFORMED_PACKET);
+      return;
+    }
+    int32_t slot = find(&r->by_client, &last->direct, &b->remote[row], fz_load_be16(p));
+    if (slot < 0) {
+      fz_row_drop(b, row, FZ_NO_CHANNEL);
+      return;
+    }
+    b->offset[row] += FZ_RELAY_CHANNEL_HEADER;
+    b->length[row] = length;
+    send_to_peer(r, b, row, &r->channels[slot], &last->looped);
+  } else if (p[0] <= 3 && n >= STUN_HEADER && fz_load_be32(p + 4) == STUN_COOKIE) {
+    fz_row_punt(b, row, FZ_STUN);
+  } else {
+    fz_row_drop(b, row, FZ_MALFORMED_PACKET);
+  }
+}
+
+static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
+  fz_addr remote = b->remote[row];
+  take_for_client(r, b, row, &remote, b->socket[row], &last->direct);
+}
+
+/* ---- cutting ---- */
+
+/* Why a read cannot be cut, 0 when it can. Empty datagrams are valid where a peer may send one. */
+static uint8_t refuse_read(const fz_ring *ring, uint32_t slot, bool is_client) {
+  uint32_t length = ring->length[slot], stride = ring->stride[slot];
+  if (ring->remote[slot].port == 0) return FZ_MALFORMED_PACKET; /* nobody could be answered there */
+  if (ring->local[slot].family == 0) return FZ_NO_LOCAL_ADDRESS;
+  if (length == 0) return is_client ? FZ_EMPTY : 0;
+  if (ring->offset[slot] > ring->slot_size || length > ring->slot_size - ring->offset[slot]) return FZ_OVERSIZED;
+  return stride == 0 || stride > length ? FZ_BAD_STRIDE : 0;
+}
+
+static uint32_t add_row(const fz_ring *ring, uint32_t slot, fz_batch *b, uint32_t offset, uint32_t length) {
+  uint32_t row = b->n++;
+  fz_row_init(b, row, slot, offset, length);
+  b->stride[row] = ring->stride[slot];
+  b->socket[row] = ring->socket[slot];
+  b->local[row] = ring->local[slot];
+  b->remote[row] = ring->remote[slot];
+  b->ecn[row] = ring->ecn[slot] & 3u;
+  return row;
+}
+
+static uint32_t take(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b, bool is_client) {
+  uint32_t ready = fz_ring_ready(ring), slot = fz_ring_tail(ring), taken = 0;
+  answers last = {0};
+  if (entries > ready) entries = ready;
+  for (; taken < entries; taken++, slot = (slot + 1) & (ring->slots - 1u)) {
+    uint8_t reason = refuse_read(ring, slot, is_client);
+    uint32_t at = slot * ring->slot_size + ring->offset[slot], left = ring->length[slot], stride = ring->stride[slot];
+    uint32_t rows = reason || left == 0 ? 1u : (left + stride - 1u) / stride;
+    if (rows > b->capacity - b->n) {
+      if (b->n != 0) break;
+      reason = FZ_BATCH_FULL;
+    }
+    if (reason) {
+      fz_row_drop(b, add_row(ring, slot, b, slot * ring->slot_size, 0), reason);
+      continue;
+    }
+    do {
+      uint32_t n = left < stride ? left : stride;
+      uint32_t row = add_row(ring, slot, b, at, n);
+      if (is_client) take_from_client(r, b, row, &last);
+      else take_from_peer(r, b, row, &last);
+      at += n;
+      left -= n;
+    } while (left);
+  }
+  return taken;
+}
+
+uint32_t fz_relay_from_clients(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b) { return take(r, ring, entries, b, true); }
+
+uint32_t fz_relay_from_peers(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b) { return take(r, ring, entries, b, false); }

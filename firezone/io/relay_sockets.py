@@ -1,0 +1,227 @@
+"""The relay's sockets: the listen port in both families, and the ports of allocations, opened and closed on demand.
+
+Reading is batched over whatever is ready (`relay_batch`). A socket whose buffer is full gets a bounded queue of its own and holds
+up nobody else. Two sources, one sink: the shape the tick expects.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from firezone.base.errors import ConfigError
+from firezone.base.net import Endpoint
+from firezone.io.relay_batch import BLOCKED, SendTable, SocketSet
+from firezone.io.udp_socket import UdpSocket, bind_udp
+from firezone.kernels.ring import PacketRing
+
+if TYPE_CHECKING:
+    from firezone.base.net import Transmit
+    from firezone.base.timing import Instant
+    from firezone.kernels.batch import PacketBatch, RunList
+
+log = structlog.get_logger(__name__)
+
+RELAY_RING_SLOTS = 64
+"""Reads per batch and source, 4 MiB of slab of which only what is used is resident. Sockets of many allocations have one datagram
+each: fewer slots would make the interpreter's share of each larger."""
+LISTEN_BUFFER_SIZE = 32 << 20
+"""All clients share it."""
+ALLOCATION_BUFFER_SIZE = 8 << 20
+"""What the peers of one client may send while we do not run; a bound on memory, not memory that is used."""
+
+
+class RelaySource:
+    """One ring of the relay and the set of sockets that fills it."""
+
+    def __init__(self) -> None:
+        self.ring = PacketRing(RELAY_RING_SLOTS)
+        self.sockets = SocketSet()
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.sockets.fd,)
+
+    def fill(self, max_reads: int, descriptor: int | None = None) -> None:
+        self.sockets.fill(self.ring, max_reads)
+
+    def release(self, entries: int) -> None:
+        self.ring.release(entries)
+
+    def sleeps(self) -> bool:
+        return self.ring.ready() == 0
+
+    def take_errors(self) -> list[Exception]:
+        return []
+
+
+class RelaySockets:
+    """All sockets of a relay; implements `proto.relay.tables.PortBinder` and the tick's sink."""
+
+    def __init__(self, *, listen_port: int, addresses: dict[int, str]) -> None:
+        """Binds the listen port. `addresses` has the address to bind to for each family (4, 6) that is served.
+
+        Raises: ConfigError, saying what to do, when the port cannot be had.
+        """
+        self.listen_port = listen_port
+        self.listeners, self.allocations = RelaySource(), RelaySource()
+        self._addresses = addresses
+        self._table = SendTable()
+        self._sockets: dict[tuple[int, int], UdpSocket] = {}
+        self._blocked: set[tuple[int, int]] = set()
+        self._errors: list[Exception] = []
+        self._no_socket = 0
+        self._gso = True
+        _raise_descriptor_limit()
+        for family, host in addresses.items():
+            try:
+                self._open(listen_port, family, host, LISTEN_BUFFER_SIZE)
+            except OSError as error:
+                self.close()
+                raise ConfigError(
+                    f"UDP port {listen_port} on {host} cannot be had: {error.strerror}. "
+                    "Is another relay running, or the address not of this host?"
+                ) from error
+
+    # ports of allocations
+
+    def open(self, port: int, families: tuple[int, ...]) -> bool:
+        """Opens one socket per family on the port, all or none. Returns False when it is taken or no descriptor is left."""
+        for family in families:
+            try:
+                self._open(port, family, self._addresses[family], ALLOCATION_BUFFER_SIZE)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    log.warning("a port of an allocation cannot be opened", port=port, family=family, error=error.strerror)
+                self.close_port(port)
+                return False
+        return True
+
+    def close_port(self, port: int) -> None:
+        """Closes every socket of an allocation's port; what waits in them is gone."""
+        for family in self._addresses:
+            udp = self._sockets.pop((port, family), None)
+            if udp is not None:
+                self._table.set(port, family, -1)
+                self._source_of(port).sockets.remove(udp.batch.fd)
+                self._blocked.discard((port, family))
+                udp.close()
+
+    # sink
+
+    def send_runs(self, batch: PacketBatch, runs: RunList, now: Instant) -> None:
+        """Sends every run; what a socket refuses for now is copied into its queue."""
+        index = 0
+        while True:
+            index, row, error = self._table.send_all(batch, runs, index, self._gso)
+            if not error:
+                return
+            self._handle_refused(batch, runs, index, row, error, now)
+            index += 1
+
+    def send(self, transmit: Transmit, now: Instant, port: int | None = None) -> None:
+        """Sends one datagram of the machine from the listen port, or from the port of an allocation."""
+        key = (self.listen_port if port is None else port, 4 if transmit.destination.is_ipv4 else 6)
+        udp = self._sockets.get(key)
+        if udp is None:
+            self._no_socket += 1
+            return
+        udp.send(transmit, now)
+        if udp.waiting:
+            self._block(key)
+
+    def waiting(self, now: Instant) -> bool:
+        """Retries what waits and drops what waited too long. False: reading is never held up for one socket's sake."""
+        for key in list(self._blocked):
+            udp = self._sockets[key]
+            if not udp.flush(now):
+                self._blocked.discard(key)
+                self._table.set(*key, udp.batch.fd)
+        return False
+
+    def blocked_descriptors(self) -> tuple[int, ...]:
+        return tuple(self._sockets[key].batch.fd for key in self._blocked)
+
+    def take_errors(self) -> list[Exception]:
+        errors = self._errors[:]
+        self._errors.clear()
+        return errors
+
+    # life
+
+    def families(self) -> tuple[int, ...]:
+        """Returns the families that are served."""
+        return tuple(self._addresses)
+
+    def local_endpoints(self) -> dict[int, Endpoint]:
+        """Returns what the listen sockets are bound to."""
+        found = {}
+        for family in self._addresses:
+            host, port = self._sockets[self.listen_port, family].sock.getsockname()[:2]
+            found[family] = Endpoint.from_text(host, port)
+        return found
+
+    def counters(self) -> dict[str, Any]:
+        """Returns the counters of all sockets."""
+        refused = sum(udp.counters.refused for udp in self._sockets.values())
+        dropped = sum(udp.counters.dropped_waiting for udp in self._sockets.values())
+        reads, sent = [source.sockets.stats() for source in (self.listeners, self.allocations)], self._table.stats()
+        return {
+            "sockets": len(self._sockets),
+            "no_socket": self._no_socket,
+            "refused": refused,
+            "dropped_waiting": dropped,
+            "receive_calls": sum(read["receive_calls"] for read in reads),
+            "received": sum(read["received"] for read in reads),
+            "send_calls": sent["send_calls"],
+            "sent": sent["sent"],
+            "datagrams_per_send": round(sent["sent"] / sent["send_calls"], 2) if sent["send_calls"] else 0.0,
+        }
+
+    def close(self) -> None:
+        for port in {port for port, _ in self._sockets}:
+            self.close_port(port)
+
+    # in detail
+
+    def _open(self, port: int, family: int, host: str, buffer: int) -> None:
+        udp = bind_udp(family, port=port, host=host, receive_buffer=buffer, errors=self._errors)
+        try:
+            self._source_of(port).sockets.add(udp.batch.fd, port)
+        except OSError:
+            udp.close()
+            raise
+        self._table.set(port, family, udp.batch.fd)
+        self._sockets[port, family] = udp
+
+    def _source_of(self, port: int) -> RelaySource:
+        return self.listeners if port == self.listen_port else self.allocations
+
+    def _handle_refused(self, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
+        first = runs.runs[index]["first"]
+        key = (int(batch.socket[first]), int(batch.remote[first]["family"]))
+        udp = self._sockets.get(key)
+        if udp is None:
+            self._no_socket += int(runs.runs[index]["count"])
+        elif udp.waiting:
+            udp.wait(batch, runs, index, row, now)
+        else:
+            udp.send_rest(batch, runs, index, row, error, now)
+            if udp.waiting:
+                self._block(key)
+            if not udp.batch.gso:
+                self._gso = False  # A device that cannot cut for one socket cannot for the others.
+
+    def _block(self, key: tuple[int, int]) -> None:
+        self._blocked.add(key)
+        self._table.set(*key, BLOCKED)
+
+
+def _raise_descriptor_limit() -> None:
+    """Asks for as many descriptors as the system lets us have: an allocation needs one or two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.debug("descriptor limit", limit=hard)

@@ -1,0 +1,196 @@
+"""The relay's bound channels and the two stages over them (see `csrc/fz_relay.h`)."""
+import os
+
+cimport cython
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+from firezone.kernels.batch cimport PacketBatch
+from firezone.kernels.relay cimport (
+    FZ_CHANNEL_FIRST, FZ_CHANNEL_LAST, FZ_RELAY_SIZE_BUCKETS, fz_addrmap, fz_addrmap_entry, fz_addrmap_find,
+    fz_addrmap_has_room, fz_addrmap_insert, fz_addrmap_key, fz_addrmap_key_of, fz_addrmap_move, fz_addrmap_remove,
+    fz_relay_bind, fz_relay_channel, fz_relay_channel_of, fz_relay_from_clients, fz_relay_from_peers, fz_relay_has_room,
+    fz_relay_stats, fz_relay_unbind,
+)
+from firezone.kernels.ring cimport PacketRing
+from firezone.kernels.types cimport fz_addr
+
+from firezone.base.errors import LocalError
+
+_CHANNELS = 1 << 22
+
+
+@cython.final
+cdef class RelayTable:
+    """Channels by client and number, and by peer and allocation port. Not for concurrent use: change it between batches.
+
+    Implements `proto.relay.tables.ChannelStore`.
+    """
+
+    def __cinit__(self, int listen_port, object public_ip4=None, object public_ip6=None):
+        """The public addresses, 4 and 16 bytes or None, are those of relayed addresses: peers there are our own clients."""
+        cdef bytes seed = os.urandom(48)
+        if not 0 < listen_port < 65536:
+            raise ValueError(f"{listen_port} is no port.")
+        memcpy(self._t.by_client.seed, <const uint8_t *>seed, 16)
+        memcpy(self._t.by_peer.seed, <const uint8_t *>seed + 16, 16)
+        memcpy(self._t.permitted.seed, <const uint8_t *>seed + 32, 16)
+        self._t.listen_port, self._t.free_channel = <uint16_t>listen_port, -1
+        if public_ip4 is not None:
+            _put_ip(&self._t.public_v4, public_ip4, 0)
+        if public_ip6 is not None:
+            _put_ip(&self._t.public_v6, public_ip6, 0)
+
+    def __dealloc__(self):
+        free(self._t.by_client.entries)
+        free(self._t.by_peer.entries)
+        free(self._t.permitted.entries)
+        free(self._t.channels)
+
+    def __len__(self) -> int:
+        return self._t.by_client.count
+
+    def bind(self, object client not None, int number, object peer not None, int port, object local=None) -> None:
+        """Lets data flow between a client's channel and a peer of its allocation on `port`, from the next batch on.
+
+        A channel that exists already with the same peer and port stays. `local` is the address of ours that the client talks
+        to, from which it is answered; without it the kernel chooses.
+
+        Raises: ValueError for a number outside 0x4000..0x4FFF or no port, LocalError when the number or the peer is taken.
+        """
+        cdef fz_addr c, p, l
+        cdef const fz_relay_channel *known
+        cdef fz_addrmap_key key
+        if not <int>FZ_CHANNEL_FIRST <= number <= <int>FZ_CHANNEL_LAST:
+            raise ValueError(f"{number:#x} is no channel number.")
+        if not 0 < port < 65536:
+            raise ValueError(f"{port} is no port.")
+        _put_endpoint(&c, client)
+        _put_endpoint(&p, peer)
+        memset(&l, 0, sizeof(l))
+        if local is not None:
+            _put_endpoint(&l, local)
+        known = fz_relay_channel_of(&self._t, &c, <uint16_t>number)
+        key = fz_addrmap_key_of(&p, <uint16_t>port)
+        if known != NULL:
+            if known.port == port and fz_addrmap_find(&self._t.by_peer, &key) == known - self._t.channels:
+                return
+            raise LocalError(f"Channel {number:#x} of {client} is bound already.")
+        if fz_addrmap_find(&self._t.by_peer, &key) >= 0:
+            raise LocalError(f"Port {port} has a channel to {peer} already.")
+        self._make_room()
+        fz_relay_bind(&self._t, &c, <uint16_t>number, &p, <uint16_t>port, &l)
+
+    def unbind(self, object client not None, int number) -> None:
+        """Ends the flow of a channel; one that is not bound is none."""
+        cdef fz_addr c
+        _put_endpoint(&c, client)
+        fz_relay_unbind(&self._t, &c, <uint16_t>number)
+
+    def allow(self, int port, object client, bytes ip not None) -> None:
+        """Lets a peer's datagrams to the client's allocation be punted (PEER_DATA) although it has no channel."""
+        cdef fz_addr a
+        cdef fz_addrmap_key key
+        _put_ip(&a, ip, 0)
+        key = fz_addrmap_key_of(&a, <uint16_t>port)
+        if fz_addrmap_find(&self._t.permitted, &key) >= 0:
+            return
+        _grow(&self._t.permitted)
+        fz_addrmap_insert(&self._t.permitted, &key, 0)
+
+    def revoke(self, int port, object client, bytes ip not None) -> None:
+        """Takes a permission back, if there is one."""
+        cdef fz_addr a
+        cdef fz_addrmap_key key
+        _put_ip(&a, ip, 0)
+        key = fz_addrmap_key_of(&a, <uint16_t>port)
+        fz_addrmap_remove(&self._t.permitted, &key)
+
+    def from_clients(self, PacketRing ring not None, uint32_t entries, PacketBatch batch not None) -> int:
+        """Fills the batch with the oldest reads of the listen port: ChannelData FORWARD to its peer, STUN punted.
+
+        Returns:   how many ring entries were consumed; fewer than asked when the ring holds fewer or the batch has no room.
+        Ownership: the rows point into the ring's slots, which the caller releases once the runs are sent.
+        """
+        _place(ring, batch)
+        with nogil:
+            taken = fz_relay_from_clients(&self._t, ring._c, entries, &batch._c)
+        return taken
+
+    def from_peers(self, PacketRing ring not None, uint32_t entries, PacketBatch batch not None) -> int:
+        """The same for reads of allocation ports: datagrams of bound peers are FORWARD to their client as ChannelData."""
+        _place(ring, batch)
+        with nogil:
+            taken = fz_relay_from_peers(&self._t, ring._c, entries, &batch._c)
+        return taken
+
+    def stats(self) -> dict:
+        """Returns the counters since the start: datagrams and payload bytes each way, and datagrams by size.
+
+        Shapes: `sizes` has 16 entries, datagrams of at most 100, 200, ... 1500 bytes and above.
+        """
+        cdef fz_relay_stats *s = &self._t.stats
+        cdef list sizes = []
+        cdef int i
+        for i in range(<int>FZ_RELAY_SIZE_BUCKETS):
+            sizes.append(s.sizes[i])
+        return {
+            "to_peers": s.to_peers, "to_peers_bytes": s.to_peers_bytes, "to_clients": s.to_clients,
+            "to_clients_bytes": s.to_clients_bytes, "looped": s.looped, "sizes": sizes,
+        }
+
+    cdef int _make_room(self) except -1:
+        """Doubles what is full. Whatever fails leaves the table as it was."""
+        cdef uint64_t room
+        if fz_relay_has_room(&self._t):
+            return 0
+        _grow(&self._t.by_client)
+        _grow(&self._t.by_peer)
+        if self._t.free_channel >= 0 or self._t.used < self._t.room:
+            return 0
+        room = 2 * <uint64_t>self._t.room if self._t.room else 32
+        if room > _CHANNELS:
+            raise LocalError(f"There are {_CHANNELS} channels; one must go first.")
+        grown = realloc(self._t.channels, room * sizeof(fz_relay_channel))
+        if grown == NULL:
+            raise MemoryError
+        self._t.channels = <fz_relay_channel *>grown
+        self._t.room = <uint32_t>room
+        return 0
+
+
+cdef int _grow(fz_addrmap *m) except -1:
+    """Makes room for one more key."""
+    cdef uint32_t bits = m.bits + 1 if m.bits else 6
+    if fz_addrmap_has_room(m):
+        return 0
+    entries = <fz_addrmap_entry *>calloc(<size_t>1 << bits, sizeof(fz_addrmap_entry))
+    if entries == NULL:
+        raise MemoryError
+    old = m.entries
+    fz_addrmap_move(m, entries, bits)
+    free(old)
+    return 0
+
+
+cdef int _place(PacketRing ring, PacketBatch batch) except -1:
+    if batch._c.slab != ring._c.slab or batch._c.slab_size != <size_t>ring.slots * <size_t>ring.slot_size:
+        batch.over(ring.slab)
+    batch._c.n = 0
+    return 0
+
+
+cdef int _put_ip(fz_addr *a, bytes ip, uint16_t port) except -1:
+    memset(a, 0, sizeof(fz_addr))
+    if len(ip) not in (4, 16):
+        raise ValueError(f"An address has 4 or 16 bytes, not {len(ip)}.")
+    memcpy(a.ip, <const uint8_t *>ip, len(ip))
+    a.port = port
+    a.family = 4 if len(ip) == 4 else 6
+    return 0
+
+
+cdef int _put_endpoint(fz_addr *a, object endpoint) except -1:
+    return _put_ip(a, endpoint.ip, endpoint.port)
