@@ -7,11 +7,11 @@
 
 /* ---- channels ---- */
 
-void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port, const fz_addr *local) {
+void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port) {
   int32_t slot = r->free_channel;
   if (slot >= 0) r->free_channel = r->channels[slot].next;
   else slot = (int32_t)r->used++;
-  r->channels[slot] = (fz_relay_channel){*client, *peer, *local, number, port, -1};
+  r->channels[slot] = (fz_relay_channel){.client = *client, .peer = *peer, .number = number, .port = port, .next = -1};
   fz_addrmap_key by_client = fz_addrmap_key_of(client, number), by_peer = fz_addrmap_key_of(peer, port);
   fz_addrmap_insert(&r->by_client, &by_client, slot);
   fz_addrmap_insert(&r->by_peer, &by_peer, slot);
@@ -133,6 +133,7 @@ static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *la
       fz_row_drop(b, row, FZ_NO_CHANNEL);
       return;
     }
+    r->channels[slot].local = b->local[row];
     b->offset[row] += FZ_RELAY_CHANNEL_HEADER;
     b->length[row] = length;
     send_to_peer(r, b, row, &r->channels[slot], &last->looped);

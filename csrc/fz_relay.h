@@ -29,7 +29,7 @@
 typedef struct fz_relay_channel {
   fz_addr client; /* family 0: the slot is free */
   fz_addr peer;
-  fz_addr local; /* ours, that the client talks to; family 0: the kernel chooses */
+  fz_addr local; /* ours, that the client last sent data to and is answered from; family 0: none yet, the kernel chooses */
   uint16_t number;
   uint16_t port; /* of the allocation */
   int32_t next;  /* of a free slot: the next free one */
@@ -63,7 +63,7 @@ static inline bool fz_relay_has_room(const fz_relay *r) {
 }
 
 /* Makes a channel that does not exist: neither its number nor its peer is bound by this client and allocation. */
-void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port, const fz_addr *local);
+void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port);
 
 /* Forgets a channel. False: there is none. */
 bool fz_relay_unbind(fz_relay *r, const fz_addr *client, uint16_t number);

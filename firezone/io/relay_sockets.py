@@ -79,7 +79,7 @@ class RelaySockets:
             try:
                 self._open(listen_port, family, host, LISTEN_BUFFER_SIZE)
             except OSError as error:
-                self.close()
+                self.close_all()
                 raise ConfigError(
                     f"UDP port {listen_port} on {host} cannot be had: {error.strerror}. "
                     "Is another relay running, or the address not of this host?"
@@ -95,11 +95,11 @@ class RelaySockets:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     log.warning("a port of an allocation cannot be opened", port=port, family=family, error=error.strerror)
-                self.close_port(port)
+                self.close(port)
                 return False
         return True
 
-    def close_port(self, port: int) -> None:
+    def close(self, port: int) -> None:
         """Closes every socket of an allocation's port; what waits in them is gone."""
         for family in self._addresses:
             udp = self._sockets.pop((port, family), None)
@@ -122,7 +122,7 @@ class RelaySockets:
             index += 1
 
     def send(self, transmit: Transmit, now: Instant, port: int | None = None) -> None:
-        """Sends one datagram of the machine from the listen port, or from the port of an allocation."""
+        """Sends one datagram of the machine: from the listen port, or from an allocation's."""
         key = (self.listen_port if port is None else port, 4 if transmit.destination.is_ipv4 else 6)
         udp = self._sockets.get(key)
         if udp is None:
@@ -180,14 +180,15 @@ class RelaySockets:
             "datagrams_per_send": round(sent["sent"] / sent["send_calls"], 2) if sent["send_calls"] else 0.0,
         }
 
-    def close(self) -> None:
+    def close_all(self) -> None:
+        """Closes every socket."""
         for port in {port for port, _ in self._sockets}:
-            self.close_port(port)
+            self.close(port)
 
     # in detail
 
     def _open(self, port: int, family: int, host: str, buffer: int) -> None:
-        udp = bind_udp(family, port=port, host=host, receive_buffer=buffer, errors=self._errors)
+        udp = bind_udp(family, port=port, host=host, receive_buffer=buffer, may_fragment=True, errors=self._errors)
         try:
             self._source_of(port).sockets.add(udp.batch.fd, port)
         except OSError:

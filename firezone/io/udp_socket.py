@@ -221,9 +221,12 @@ def bind_udp(
     mark: int | None = None,
     host: str = "",
     receive_buffer: int = RECEIVE_BUFFER_SIZE,
+    may_fragment: bool = False,
     errors: list[Exception] | None = None,
 ) -> UdpSocket:
     """Binds one non-blocking socket of the family (4 or 6). `receive_buffer` in bytes; `errors` receives what sending meets.
+
+    With `may_fragment` the kernel fragments what is larger than the path, where the tunnel wants to hear of it instead.
 
     Raises: OSError when the family or the port is not to be had, RoutingLoopError when the mark is refused.
     """
@@ -234,7 +237,7 @@ def bind_udp(
         sock.bind((host or ("0.0.0.0" if family == 4 else "::"), port))
         if mark is not None:
             _set_mark(sock, mark)
-        _set_options(sock, family, receive_buffer)
+        _set_options(sock, family, receive_buffer, may_fragment)
     except BaseException:
         sock.close()
         raise
@@ -252,23 +255,25 @@ def _set_mark(sock: socket.socket, mark: int) -> None:
         ) from error
 
 
-def _set_options(sock: socket.socket, family: int, receive_buffer: int) -> None:
+def _set_options(sock: socket.socket, family: int, receive_buffer: int, may_fragment: bool) -> None:
     """Asks for everything that makes batches possible; what the kernel does not have is done without."""
     if family == 4:
         wanted = [
             (socket.IPPROTO_IP, _IP_PKTINFO, 1),
             (socket.IPPROTO_IP, _IP_RECVTOS, 1),
-            (socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE),
         ]
+        unfragmented = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)]
     else:
         wanted = [
             (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1),
             (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1),
-            (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE),
-            (socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1),
             (socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _IPV6_PREFER_SRC_PUBLIC),
         ]
-    wanted.append((socket.IPPROTO_UDP, _UDP_GRO, 1))
+        unfragmented = [
+            (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE),
+            (socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1),
+        ]
+    wanted += [*([] if may_fragment else unfragmented), (socket.IPPROTO_UDP, _UDP_GRO, 1)]
     for level, option, value in wanted:
         try:
             sock.setsockopt(level, option, value)

@@ -59,8 +59,7 @@ cdef extern from "fz_relay.h" nogil:
         fz_relay_stats stats
 
     bint fz_relay_has_room(const fz_relay *r)
-    void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port,
-                       const fz_addr *local)
+    void fz_relay_bind(fz_relay *r, const fz_addr *client, uint16_t number, const fz_addr *peer, uint16_t port)
     bint fz_relay_unbind(fz_relay *r, const fz_addr *client, uint16_t number)
     const fz_relay_channel *fz_relay_channel_of(const fz_relay *r, const fz_addr *client, uint16_t number)
     uint32_t fz_relay_from_clients(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b)

@@ -1,6 +1,4 @@
 """The relay's bound channels and the two stages over them (see `csrc/fz_relay.h`)."""
-import os
-
 cimport cython
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -29,9 +27,13 @@ cdef class RelayTable:
     Implements `proto.relay.tables.ChannelStore`.
     """
 
-    def __cinit__(self, int listen_port, object public_ip4=None, object public_ip6=None):
-        """The public addresses, 4 and 16 bytes or None, are those of relayed addresses: peers there are our own clients."""
-        cdef bytes seed = os.urandom(48)
+    def __cinit__(self, int listen_port, bytes seed not None, object public_ip4=None, object public_ip6=None):
+        """`seed`: 48 secret random bytes; who knows them can make addresses that collide.
+
+        The public addresses, 4 and 16 bytes or None, are those of relayed addresses: peers there are our own clients.
+        """
+        if len(seed) != 48:
+            raise ValueError(f"The seed has 48 bytes, not {len(seed)}.")
         if not 0 < listen_port < 65536:
             raise ValueError(f"{listen_port} is no port.")
         memcpy(self._t.by_client.seed, <const uint8_t *>seed, 16)
@@ -52,15 +54,14 @@ cdef class RelayTable:
     def __len__(self) -> int:
         return self._t.by_client.count
 
-    def bind(self, object client not None, int number, object peer not None, int port, object local=None) -> None:
+    def bind(self, object client not None, int number, object peer not None, int port) -> None:
         """Lets data flow between a client's channel and a peer of its allocation on `port`, from the next batch on.
 
-        A channel that exists already with the same peer and port stays. `local` is the address of ours that the client talks
-        to, from which it is answered; without it the kernel chooses.
+        A channel that exists already with the same peer and port stays.
 
         Raises: ValueError for a number outside 0x4000..0x4FFF or no port, LocalError when the number or the peer is taken.
         """
-        cdef fz_addr c, p, l
+        cdef fz_addr c, p
         cdef const fz_relay_channel *known
         cdef fz_addrmap_key key
         if not <int>FZ_CHANNEL_FIRST <= number <= <int>FZ_CHANNEL_LAST:
@@ -69,9 +70,6 @@ cdef class RelayTable:
             raise ValueError(f"{port} is no port.")
         _put_endpoint(&c, client)
         _put_endpoint(&p, peer)
-        memset(&l, 0, sizeof(l))
-        if local is not None:
-            _put_endpoint(&l, local)
         known = fz_relay_channel_of(&self._t, &c, <uint16_t>number)
         key = fz_addrmap_key_of(&p, <uint16_t>port)
         if known != NULL:
@@ -81,7 +79,7 @@ cdef class RelayTable:
         if fz_addrmap_find(&self._t.by_peer, &key) >= 0:
             raise LocalError(f"Port {port} has a channel to {peer} already.")
         self._make_room()
-        fz_relay_bind(&self._t, &c, <uint16_t>number, &p, <uint16_t>port, &l)
+        fz_relay_bind(&self._t, &c, <uint16_t>number, &p, <uint16_t>port)
 
     def unbind(self, object client not None, int number) -> None:
         """Ends the flow of a channel; one that is not bound is none."""

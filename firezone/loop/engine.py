@@ -114,10 +114,18 @@ class Engine:
         """Returns the sources that may wake the engine now."""
         return tuple(self.udp_sources) if self.is_held else (self.tun_source, *self.udp_sources)
 
+    def blocked_descriptors(self) -> tuple[int, ...]:
+        """Returns the sockets that something waits for."""
+        return self.udp_sink.blocked_descriptors()
+
     def sleeps(self) -> bool:
         """Called after a tick that had no more to do. False: something arrived meanwhile, tick again."""
         sources = (self.tun_source, *self.udp_sources)
         return all(source.sleeps() for source in sources)
+
+    def poll_event(self) -> object | None:
+        """Returns the machine's next event for the program around it."""
+        return self.machine.poll_event()
 
     def touch(self) -> None:
         """Takes what the machine wants after somebody outside the tick has called it (portal, signals, netlink)."""

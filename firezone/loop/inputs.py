@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from firezone.base.timing import Instant
     from firezone.kernels.batch import PacketBatch, RunList
     from firezone.kernels.ring import PacketRing
+    from firezone.loop.errors import TickErrors
 
 
 class Source(Protocol):
@@ -88,3 +89,36 @@ class Clock(Protocol):
 
     def utc(self) -> int:
         """Nanoseconds since 1970."""
+
+
+class Ticking(Protocol):
+    """What a driver on an event loop asks of an engine, a tunnel's or a relay's."""
+
+    is_held: bool
+    """Datagrams wait for a socket: try again when it is writable."""
+    deadline: Instant | None
+    """When it must tick again even if no source is ready."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def errors(self) -> TickErrors: ...
+
+    def tick(self, caller: tuple[Source, int] | None = None) -> bool:
+        """Runs one tick. False: there is nothing more to do now."""
+
+    def open_sources(self) -> tuple[Source, ...]:
+        """Returns the sources that may wake it now."""
+
+    def blocked_descriptors(self) -> tuple[int, ...]:
+        """Returns the sockets that something waits for."""
+
+    def sleeps(self) -> bool:
+        """Called before going idle. False: something arrived meanwhile, tick again."""
+
+    def touch(self) -> None:
+        """Takes what the machine wants after somebody outside the tick has called it."""
+
+    def poll_event(self) -> object | None:
+        """Returns the machine's next event."""

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from firezone.io.deadline import DeadlineTimer
-    from firezone.loop.engine import Engine
     from firezone.loop.errors import TunnelError
-    from firezone.loop.inputs import Source
+    from firezone.loop.inputs import Source, Ticking
 
 RETRY_INTERVAL = 2 * MILLISECOND
 """Longest pause before a refused send is tried again; writability usually comes first."""
@@ -25,7 +24,7 @@ class Tunnel:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Ticking,
         timer: DeadlineTimer,
         *,
         on_event: Callable[[object], None],
@@ -62,7 +61,7 @@ class Tunnel:
         """Brings the watched descriptors in line with the engine's sources; call it after sockets were replaced."""
         engine = self.engine
         readable = {fd: source for source in engine.open_sources() for fd in source.descriptors()}
-        blocked = set(engine.udp_sink.blocked_descriptors()) if engine.is_held else set()
+        blocked = set(engine.blocked_descriptors()) if engine.is_held else set()
         if readable != self._watched or blocked != self._blocked:
             self._change_watch(readable, blocked)
 
@@ -113,7 +112,7 @@ class Tunnel:
 
     def _report(self) -> None:
         engine = self.engine
-        while (event := engine.machine.poll_event()) is not None:
+        while (event := engine.poll_event()) is not None:
             self._on_event(event)
         if (errors := engine.errors.take()) is not None:
             self._on_error(errors)

@@ -103,6 +103,10 @@ class RelayServer:
         """Learns the wall clock anew: it decides when credentials die, and somebody may have set it."""
         self._utc_offset = utc - now
 
+    def knows(self, client: Endpoint) -> bool:
+        """Tells whether an address has an allocation."""
+        return self._allocations.of_client(client) is not None
+
     def handle_datagram(self, local: Endpoint, remote: Endpoint, datagram: bytes, now: Instant) -> None:
         """Takes a datagram on the listen port that is not channel data. Any bytes will do; none raise.
 
