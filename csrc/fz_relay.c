@@ -103,12 +103,15 @@ static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_
   r->stats.to_peers_bytes += b->length[row];
   count_size(&r->stats, b->length[row]);
   const fz_addr *ours = c->peer.family == 4 ? &r->public_v4 : &r->public_v6;
-  if (FZ_UNLIKELY(same_ip(&c->peer, ours))) {
+  if (FZ_UNLIKELY(same_ip(&c->peer, ours)) && b->length[row] <= FZ_RELAY_MAX_PAYLOAD) {
     fz_addr from = *ours;
     from.port = c->port;
-    r->stats.looped++;
-    take_for_client(r, b, row, &from, c->peer.port, looped);
-    return;
+    int32_t slot = find(&r->by_peer, looped, &from, c->peer.port);
+    if (slot >= 0) {
+      r->stats.looped++;
+      send_to_client(r, b, row, &r->channels[slot]);
+      return;
+    } /* else it is another program of this host, or nobody */
   }
   b->socket[row] = c->port;
   memset(&b->local[row], 0, sizeof b->local[row]); /* the socket is bound to the right address, or the route decides */

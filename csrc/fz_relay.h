@@ -40,7 +40,7 @@ typedef struct fz_relay_stats {
   uint64_t to_peers_bytes;
   uint64_t to_clients;
   uint64_t to_clients_bytes;
-  uint64_t looped; /* of both: between two of our own allocations */
+  uint64_t looped; /* between two of our own allocations, counted both ways */
   uint64_t sizes[FZ_RELAY_SIZE_BUCKETS];
 } fz_relay_stats;
 

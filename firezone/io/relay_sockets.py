@@ -6,6 +6,7 @@ up nobody else. Two sources, one sink: the shape the tick expects.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ LISTEN_BUFFER_SIZE = 32 << 20
 """All clients share it."""
 ALLOCATION_BUFFER_SIZE = 8 << 20
 """What the peers of one client may send while we do not run; a bound on memory, not memory that is used."""
+WANTED_DESCRIPTORS = 2 * 16_384 + 256
+"""Both families of every port of the default range, and what the rest of the program opens."""
 
 
 class RelaySource:
@@ -221,8 +224,11 @@ class RelaySockets:
 
 
 def _raise_descriptor_limit() -> None:
-    """Asks for as many descriptors as the system lets us have: an allocation needs one or two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    log.debug("descriptor limit", limit=hard)
+    """Asks for a descriptor per family and port; where that is not allowed, for as many as the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < WANTED_DESCRIPTORS:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (WANTED_DESCRIPTORS, WANTED_DESCRIPTORS))
+            return
+        log.info("fewer descriptors than ports: allocations beyond are refused", descriptors=hard, wanted=WANTED_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,289 @@
+"""A whole relay on loopback: real sockets, compiled tables, the real machine; clients that speak TURN with the codec alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from firezone.base.errors import ConfigError
+from firezone.base.net import Endpoint
+from firezone.base.rng import SeededRng
+from firezone.base.timing import SECOND
+from firezone.io.relay_sockets import RelaySockets
+from firezone.io.udp_socket import _Waiting
+from firezone.kernels.relay import RelayTable
+from firezone.kernels.types import Reason
+from firezone.loop.relay import Relay, RelayConfig
+from firezone.loop.relay_engine import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND, RelayEngine
+from firezone.proto.relay.server import RelayServer
+from firezone.proto.relay.tables import RelayTransmit
+from firezone.wire import stun
+from firezone.wire.stun import Attribute, Method
+from tests.harness.engines import ManualClock
+from tests.harness.relay import SECRET, UTC, TurnClient, code_of
+
+V4, V6 = "127.0.0.1", "::1"
+
+
+class LiveRelay:
+    """The engine on loopback; `send` is what `TurnClient` calls, each client with a real socket of its own."""
+
+    def __init__(self, *, stands_alone: bool = False, lowest: int = 50000, highest: int = 65535) -> None:
+        self.clock = ManualClock()
+        self.sockets = RelaySockets(listen_port=udp_port(), addresses={4: V4, 6: V6})
+        self.table = RelayTable(self.sockets.listen_port, bytes(48), Endpoint.from_text(V4, 0).ip, Endpoint.from_text(V6, 0).ip)
+        self.server = RelayServer(
+            public_ip4=Endpoint.from_text(V4, 0).ip, public_ip6=Endpoint.from_text(V6, 0).ip, lowest_port=lowest,
+            highest_port=highest, secret=SECRET, rng=SeededRng(random.randrange(1 << 30)), now=self.clock.now(), utc=UTC,
+            channels=self.table, ports=self.sockets, stands_alone=stands_alone,
+        )  # fmt: skip
+        self.engine = RelayEngine(server=self.server, table=self.table, sockets=self.sockets, clock=self.clock)
+        self._clients: dict[Endpoint, socket.socket] = {}
+
+    def client(self, host: str = V4, username: str | None = None) -> TurnClient:
+        sock = udp(host)
+        user = username or f"1893456000:{len(self._clients)}"
+        client = LiveClient(self, host, sock.getsockname()[1], user)  # type: ignore[arg-type]
+        client.sock = sock
+        self._clients[client.endpoint] = sock
+        return client
+
+    def address(self, host: str) -> tuple[str, int]:
+        return host, self.sockets.local_endpoints()[4 if host == V4 else 6].port
+
+    def send(self, client: Endpoint, datagram: bytes) -> list[RelayTransmit]:
+        sock = self._clients[client]
+        sock.sendto(datagram, self.address(client.host))
+        self.run()
+        return [RelayTransmit(None, local_of(client), client, data) for data in received(sock)]
+
+    def run(self) -> None:
+        """Ticks until there is nothing more to do. Loopback delivers within the call that sends."""
+        while self.engine.tick() or not self.engine.sleeps():
+            pass
+
+    def close(self) -> None:
+        self.sockets.close_all()
+        for sock in self._clients.values():
+            sock.close()
+
+
+class LiveClient(TurnClient):
+    """A TURN client with a socket."""
+
+    sock: socket.socket
+
+    def raw(self, datagram: bytes) -> stun.Received | None:
+        answers = self.bench.send(self.endpoint, datagram)
+        assert len(answers) <= 1
+        return stun.decode(answers[0].payload) if answers else None
+
+    def relayed(self) -> list[Endpoint]:
+        """Allocates and returns the relayed addresses."""
+        message = self.allocate()
+        return [
+            value for kind, value in message.attributes if kind == Attribute.XOR_RELAYED_ADDRESS and isinstance(value, Endpoint)
+        ]
+
+
+def local_of(client: Endpoint) -> Endpoint:
+    return Endpoint.from_text(V4 if client.is_ipv4 else V6, 3478)
+
+
+def udp(host: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if host == V4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    sock.setblocking(False)
+    return sock
+
+
+def received(sock: socket.socket) -> list[bytes]:
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(65536))
+    return found
+
+
+@pytest.fixture
+def relay() -> Iterator[LiveRelay]:
+    live = LiveRelay()
+    yield live
+    live.close()
+
+
+@pytest.mark.parametrize("client_host", [V4, V6])
+@pytest.mark.parametrize("peer_host", [V4, V6])
+def test_data_crosses_both_ways(relay: LiveRelay, client_host: str, peer_host: str) -> None:
+    client = relay.client(client_host)
+    relayed = next(endpoint for endpoint in client.relayed() if endpoint.host == peer_host)
+    with contextlib.closing(udp(peer_host)) as peer:
+        assert code_of(client.bind(0x4000, Endpoint.from_text(peer_host, peer.getsockname()[1]))) == 0
+        for size in (0, 1, 1280, 1472, 9000, 65_000):
+            payload = random.randbytes(size)
+            relay.send(client.endpoint, b"\x40\x00" + size.to_bytes(2, "big") + payload + b"\0" * (size % 3))
+            data, source = peer.recvfrom(65536)
+            assert (data, source[:2]) == (payload, (relayed.host, relayed.port))
+            peer.sendto(payload, (relayed.host, relayed.port))
+            relay.run()
+            assert received(client.sock) == [b"\x40\x00" + size.to_bytes(2, "big") + payload]
+
+
+def test_strange_peers_are_not_heard(relay: LiveRelay) -> None:
+    client = relay.client()
+    relayed = client.relayed()[0]
+    with contextlib.closing(udp(V4)) as peer, contextlib.closing(udp(V4)) as stranger:
+        client.bind(0x4000, Endpoint.from_text(V4, peer.getsockname()[1]))
+        stranger.sendto(b"x", (relayed.host, relayed.port))
+        relay.run()
+        assert received(client.sock) == []
+    assert relay.engine.reasons[Reason.NO_CHANNEL] == 1
+
+
+def test_ports_are_closed_when_the_allocation_ends(relay: LiveRelay) -> None:
+    client = relay.client()
+    port = client.relayed()[0].port
+    for host in (V4, V6):
+        with pytest.raises(OSError, match="in use"), contextlib.closing(udp(host)) as probe:
+            socket.socket(probe.family, socket.SOCK_DGRAM).bind((host, port))
+    assert relay.sockets.counters()["sockets"] == 4
+    relay.clock.time += 601 * SECOND
+    relay.run()
+    assert relay.sockets.counters()["sockets"] == 2
+    assert relay.server.counters.allocations == 0
+    assert code_of(client.refresh()) == 437
+
+
+def test_a_port_of_another_program_is_passed_over() -> None:
+    with contextlib.closing(udp(V6)) as other:
+        taken = other.getsockname()[1]
+        live = LiveRelay(lowest=taken, highest=taken)
+        assert code_of(live.client().allocate()) == 508
+        assert live.sockets.counters()["sockets"] == 2, "the IPv4 socket was opened and must be closed again"
+        live.close()
+
+
+def test_two_allocations_on_one_relay_talk_to_each_other(relay: LiveRelay) -> None:
+    alice, bob = relay.client(V4), relay.client(V6)
+    to_alice, to_bob = alice.relayed()[0], bob.relayed()[0]
+    alice.bind(0x4000, to_bob)
+    assert relay.send(alice.endpoint, b"\x40\x00\x00\x01x") == []
+    bob.bind(0x4ABC, to_alice)
+    relay.send(alice.endpoint, b"\x40\x00\x00\x01x")
+    assert received(bob.sock) == [b"\x4a\xbc\x00\x01x"]
+    relay.send(bob.endpoint, b"\x4a\xbc\x00\x02yz")
+    assert received(alice.sock) == [b"\x40\x00\x00\x02yz"]
+
+
+def test_trains_stay_whole(relay: LiveRelay) -> None:
+    """What a client sends in one call with UDP_SEGMENT is received in few reads and leaves in as few calls."""
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        client.bind(0x4000, Endpoint.from_text(V4, peer.getsockname()[1]))
+        client.sock.setsockopt(socket.IPPROTO_UDP, 103, 1004)
+        payloads = [bytes([n]) * 1000 for n in range(40)]
+        before = relay.sockets.counters()
+        relay.send(client.endpoint, b"".join(b"\x40\x00\x03\xe8" + payload for payload in payloads))
+        assert received(peer) == payloads
+        after = relay.sockets.counters()
+    assert after["sent"] - before["sent"] == 40
+    assert after["send_calls"] - before["send_calls"] == 1
+    assert after["received"] - before["received"] == 1
+
+
+def test_stand_alone_relay_serves_indications() -> None:
+    live = LiveRelay(stands_alone=True)
+    client = live.client()
+    relayed = client.relayed()[0]
+    with contextlib.closing(udp(V4)) as peer:
+        address = Endpoint.from_text(V4, peer.getsockname()[1])
+        peer.sendto(b"too early", (relayed.host, relayed.port))
+        live.run()
+        assert received(client.sock) == []
+        assert code_of(client.permit(address)) == 0
+        client.indicate(address, b"hello")
+        assert peer.recvfrom(100) == (b"hello", (relayed.host, relayed.port))
+        peer.sendto(b"and back", (relayed.host, relayed.port))
+        live.run()
+        (answer,) = received(client.sock)
+        message = stun.decode(answer).message
+        assert (message.method, message.get(Attribute.DATA), message.get(Attribute.XOR_PEER_ADDRESS)) == (
+            Method.DATA,
+            b"and back",
+            address,
+        )
+    live.close()
+
+
+def test_strangers_are_admitted_at_a_bounded_rate_and_clients_apart(relay: LiveRelay) -> None:
+    client, stranger = relay.client(), relay.client()
+    client.relayed()
+    binding = stun.encode(stun.Message(stun.MessageClass.REQUEST, Method.BINDING, bytes(12), ()))
+    answered = sum(len(relay.send(stranger.endpoint, binding)) for _ in range(STRANGERS_AT_ONCE + 50))
+    assert answered in range(STRANGERS_AT_ONCE - 5, STRANGERS_AT_ONCE + 1)
+    assert relay.engine.reasons[Reason.PUNT_LIMIT] >= 50
+    assert len(relay.send(client.endpoint, binding)) == 1, "a client is not kept from its allocation by strangers"
+    relay.clock.time += SECOND // 100
+    assert sum(len(relay.send(stranger.endpoint, binding)) for _ in range(100)) == STRANGERS_PER_SECOND // 100
+
+
+def test_a_full_socket_holds_up_nobody_else(relay: LiveRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = relay.client(), relay.client()
+    slow_port, _ = slow.relayed()[0].port, fast.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        address = Endpoint.from_text(V4, peer.getsockname()[1])
+        slow.bind(0x4000, address)
+        fast.bind(0x4000, address)
+        udp_socket = relay.sockets._sockets[slow_port, 4]
+        relay.sockets._block((slow_port, 4))
+        udp_socket.waiting.append(_Waiting(b"stuck", 5, address, None, 0, relay.clock.time))
+        monkeypatch.setattr(type(udp_socket), "_send_item", lambda self, item: self is not udp_socket)
+        for number in range(3):
+            slow.sock.sendto(b"\x40\x00\x00\x01" + bytes([number]), relay.address(V4))
+            fast.sock.sendto(b"\x40\x00\x00\x01F", relay.address(V4))
+        relay.run()
+        assert relay.engine.is_held
+        assert relay.engine.blocked_descriptors() == (udp_socket.batch.fd,)
+        assert received(peer) == [b"F"] * 3
+        monkeypatch.undo()
+        relay.run()
+        assert received(peer) == [b"stuck", b"\x00", b"\x01", b"\x02"]
+        assert not relay.engine.is_held
+
+
+def test_the_listen_port_taken_says_what_to_do() -> None:
+    with contextlib.closing(udp(V4)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"UDP port {port} on {V4} cannot be had: Address already in use. Is another relay"):
+            RelaySockets(listen_port=port, addresses={4: V4})
+
+
+async def test_relay_on_asyncio_answers_and_closes() -> None:
+    config = RelayConfig(
+        secret=SECRET, public_ip4=Endpoint.from_text(V4, 0).ip, bind_ip4=V4, listen_port=udp_port(), lowest_port=50000
+    )
+    failures: list[Exception] = []
+    relay = Relay(config, on_fatal=failures.append)
+    relay.start()
+    with contextlib.closing(udp(V4)) as sock:
+        sock.sendto(stun.encode(stun.Message(stun.MessageClass.REQUEST, Method.BINDING, bytes(12), ())), (V4, config.listen_port))
+        loop = asyncio.get_running_loop()
+        answer = await asyncio.wait_for(loop.sock_recv(sock, 1000), 2)
+        mapped = stun.decode(answer).message.get(Attribute.XOR_MAPPED_ADDRESS)
+        assert mapped == Endpoint.from_text(V4, sock.getsockname()[1])
+        assert relay.counters()["responses"] == [{"message_type": "binding", "response_class": "success", "count": 1}]
+        relay.stop()
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as again:
+        again.bind((V4, config.listen_port))
+    assert failures == []
+
+
+def udp_port() -> int:
+    with contextlib.closing(udp(V4)) as sock:
+        return int(sock.getsockname()[1])
