@@ -11,7 +11,9 @@ HOST, PEER_REFLEXIVE, RELAY = CandidateKind.HOST, CandidateKind.PEER_REFLEXIVE, 
 
 
 def last(host: Host) -> PathChosen:
-    return host.events_of(PathChosen)[-1]
+    found = host.events_of(PathChosen)[-1]
+    assert isinstance(found, PathChosen)
+    return found
 
 
 def test_direct_path_between_hosts_names_both_as_such() -> None:
