@@ -21,6 +21,7 @@ from firezone.proto.relay.server import RelayServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from firezone.base.rng import Rng
     from firezone.base.secret import SecretText
     from firezone.loop.errors import TunnelError
     from firezone.proto.relay.allocations import RelayLimits
@@ -46,6 +47,8 @@ class RelayConfig:
     stands_alone: bool = False
     limits: RelayLimits | None = None
     revision: str | None = None
+    rng: Rng | None = None
+    """Where ports and nonces come from; None: the operating system."""
 
 
 class Relay:
@@ -60,11 +63,10 @@ class Relay:
         if config.public_ip6 is not None:
             addresses[6] = config.bind_ip6
         self.sockets = RelaySockets(listen_port=config.listen_port, addresses=addresses)
-        rng = SystemRng()
-        self.table = RelayTable(config.listen_port, rng.bytes(48), config.public_ip4, config.public_ip6)
+        self.table = RelayTable(config.listen_port, SystemRng().bytes(48), config.public_ip4, config.public_ip6)
         self.server = RelayServer(
             public_ip4=config.public_ip4, public_ip6=config.public_ip6, lowest_port=config.lowest_port,
-            highest_port=config.highest_port, secret=config.secret, rng=rng, now=clock.now(), utc=clock.utc(),
+            highest_port=config.highest_port, secret=config.secret, rng=config.rng or SystemRng(), now=clock.now(), utc=clock.utc(),
             channels=self.table, ports=self.sockets, limits=config.limits, stands_alone=config.stands_alone,
             revision=config.revision,
         )  # fmt: skip

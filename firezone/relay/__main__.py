@@ -1,0 +1,235 @@
+"""`python -m firezone.relay`: carries the tunnels of those who cannot reach each other (STUN and TURN over UDP)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import firezone
+from firezone.base.limits import MAX_ALLOCATIONS_PER_ADDRESS
+from firezone.cli.options import Option
+from firezone.cli.types import ApiUrl, Duration, HostPort, IpAddress
+
+if TYPE_CHECKING:
+    from firezone.base.rng import Rng
+    from firezone.base.secret import SecretText
+    from firezone.loop.relay_program import RelayPortal, RelayProgramConfig
+
+PORT = click.IntRange(1, 65535)
+MIN_SECRET_LENGTH = 16
+"""Characters of a stand-alone secret below which we warn: usernames are public, so it can be guessed at leisure."""
+
+EPILOG = """\b
+Examples:
+  FIREZONE_TOKEN=... python -m firezone.relay --api-url wss://portal.example --public-ip4-addr 203.0.113.10
+  FIREZONE_RELAY_SECRET=... python -m firezone.relay --public-ip4-addr 203.0.113.10
+  FIREZONE_RELAY_SECRET=... python -m firezone.relay --credentials 1d
+\b
+With a portal the relay makes a secret at each start, and the portal hands out credentials. With --secret it stands alone,
+an ordinary TURN server (realm firezone); --credentials prints a username and password for it.
+Firewall: let in UDP on the listen port and on the ports of allocations; let out TCP to the portal. Keep the kernel's own
+ports (net.ipv4.ip_local_port_range) apart from those of allocations. No root is needed.
+Orders: POST /log_filter?directives=debug and GET /metrics on the control endpoint. $RUST_LOG filters the log.
+Signals: SIGTERM and SIGINT end the relay at once.
+Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
+
+ACCEPTED = {
+    "EBPF_OFFLOADING": "this version relays in user space only",
+    "OTLP_GRPC_ENDPOINT": "this version sends no metrics; GET /metrics on the control endpoint has them",
+    "FIREZONE_TELEMETRY": "this version reports no crashes",
+    "TELEMETRY": "this version reports no crashes",
+    "NUM_WORKER_THREADS": "this version has one thread",
+}
+"""Variables of the original that do nothing here, with what to tell whoever sets one."""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-relay")
+@click.argument("token", required=False)
+@click.argument("name", required=False)
+@click.option("--public-ip4-addr", cls=Option, envvar="PUBLIC_IP4_ADDR", empty_is_unset=True, type=IpAddress(4),
+              help="IPv4 address by which clients and peers reach this machine.")  # fmt: skip
+@click.option("--public-ip6-addr", cls=Option, envvar="PUBLIC_IP6_ADDR", empty_is_unset=True, type=IpAddress(6),
+              help="The same for IPv6; one of the two is needed.")  # fmt: skip
+@click.option("--bind-ip4-addr", cls=Option, envvar="BIND_IP4_ADDR", empty_is_unset=True, type=IpAddress(4), default="0.0.0.0",
+              show_default=True, help="Local address of all IPv4 sockets.")  # fmt: skip
+@click.option("--bind-ip6-addr", cls=Option, envvar="BIND_IP6_ADDR", empty_is_unset=True, type=IpAddress(6), default="::",
+              show_default=True, help="Local address of all IPv6 sockets.")  # fmt: skip
+@click.option("--listen-port", cls=Option, envvar="LISTEN_PORT", type=PORT, default=3478, show_default=True,
+              help="UDP port for STUN and TURN.")  # fmt: skip
+@click.option("--lowest-port", cls=Option, envvar="LOWEST_PORT", type=PORT, default=49152, show_default=True,
+              help="First UDP port for allocations.")  # fmt: skip
+@click.option("--highest-port", cls=Option, envvar="HIGHEST_PORT", type=PORT, default=65535, show_default=True,
+              help="Last UDP port for allocations, included.")  # fmt: skip
+@click.option("-u", "--api-url", cls=Option, envvar="FIREZONE_API_URL", empty_is_unset=True, type=ApiUrl(),
+              help="The portal; needs a token.")  # fmt: skip
+@click.option("--token-path", cls=Option, envvar="FIREZONE_TOKEN_PATH", type=click.Path(path_type=Path),
+              default=Path("/etc/firezone/relay-token"), show_default=True,
+              help="File with the token: owned by root, mode 0400 or 0600.")  # fmt: skip
+@click.option("--firezone-name", cls=Option, envvar="FIREZONE_NAME", empty_is_unset=True,
+              help="Name shown in the portal; NAME does the same.")  # fmt: skip
+@click.option("--secret", cls=Option, envvar="FIREZONE_RELAY_SECRET", empty_is_unset=True,
+              help="Stand alone: the secret from which passwords follow. Better given as variable.")  # fmt: skip
+@click.option("--credentials", type=Duration(), metavar="DURATION",
+              help="Print a username and password for --secret that are valid so long, and exit.")  # fmt: skip
+@click.option("--allocations-per-address", cls=Option, envvar="FIREZONE_ALLOCATIONS_PER_ADDRESS", type=click.IntRange(1),
+              default=MAX_ALLOCATIONS_PER_ADDRESS, show_default=True, help="Allocations one client address may hold.")  # fmt: skip
+@click.option("-m", "--max-partition-time", cls=Option, envvar="FIREZONE_MAX_PARTITION_TIME", type=Duration(), default="24h",
+              show_default=True, help="Give up after this long without the portal.")  # fmt: skip
+@click.option("--health-check-addr", cls=Option, envvar="HEALTH_CHECK_ADDR", type=HostPort(), default="0.0.0.0:8080",
+              show_default=True, help="Where GET /healthz and /readyz are answered.")  # fmt: skip
+@click.option("--control-endpoint", cls=Option, envvar="CONTROL_ENDPOINT", type=HostPort(), default="127.0.0.1:9999",
+              show_default=True, help="Where orders are taken, from anybody who reaches it.")  # fmt: skip
+@click.option("-l", "--log-dir", cls=Option, envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
+              help="Also log to a file of JSON lines in this directory.")  # fmt: skip
+@click.option("--log-format", cls=Option, envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], empty_is_unset=True, default="human",
+              show_default=True, type=click.Choice(["human", "json", "google-cloud"]),
+              help="Format of the log on stdout.")  # fmt: skip
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
+@click.option("--rng-seed", cls=Option, envvar="RNG_SEED", empty_is_unset=True, type=click.IntRange(0, 2**64 - 1),
+              help="Repeat secret, ports and nonces: for tests only.")  # fmt: skip
+@click.option("--check", is_flag=True, help="Check options and token, say what is wrong, and exit.")
+def main(
+    token: str | None, name: str | None, public_ip4_addr: str | None, public_ip6_addr: str | None, bind_ip4_addr: str,
+    bind_ip6_addr: str, listen_port: int, lowest_port: int, highest_port: int, api_url: str | None, token_path: Path,
+    firezone_name: str | None, secret: str | None, credentials: int | None, allocations_per_address: int,
+    max_partition_time: int, health_check_addr: tuple[str, int], control_endpoint: tuple[str, int], log_dir: Path | None,
+    log_format: str, ca_file: Path | None, rng_seed: int | None, check: bool,
+) -> None:  # fmt: skip
+    """Relays between clients and gateways that no direct path joins. It sees only what they encrypted for each other.
+
+    TOKEN is better given as $FIREZONE_TOKEN: command lines are public.
+    """
+    from firezone.base.errors import ConfigError
+    from firezone.base.log import conceal
+    from firezone.base.secret import SecretText
+    from firezone.cli import start
+    from firezone.cli.token import take_environment_token
+
+    from_environment = take_environment_token()
+    os.environ.pop("FIREZONE_RELAY_SECRET", None)
+    if secret is not None and len(secret) >= MIN_SECRET_LENGTH:  # The stars of a shorter one would be all over the log.
+        conceal(secret)
+    own = None if secret is None else SecretText(secret)
+    try:
+        if credentials is not None:
+            _print_credentials(own, credentials)
+            return
+        log = start.start_logging("firezone.relay", file_base="firezone-relay", directory=log_dir, log_format=log_format)
+        if token is not None:
+            log.warning("the token was given on the command line, where every user of this machine can read it")
+        if secret is not None and len(secret) < MIN_SECRET_LENGTH:
+            log.warning("the secret is short enough to be guessed", characters=len(secret), advised=MIN_SECRET_LENGTH)
+        for variable, why in ACCEPTED.items():
+            if os.environ.get(variable, "").lower() not in ("", "false", "0", "no", "off"):
+                log.warning(f"${variable} has no effect: {why}")
+        portal = _portal(api_url, own, token or from_environment, token_path, name or firezone_name, max_partition_time, ca_file)
+        addresses = public_ip4_addr, public_ip6_addr, bind_ip4_addr, bind_ip6_addr
+        config = _config(
+            addresses, (listen_port, lowest_port, highest_port), own, portal, allocations_per_address, rng_seed,
+            health_check_addr, control_endpoint,
+        )  # fmt: skip
+    except ConfigError as error:
+        start.fail("", error)
+    if check:
+        click.echo(_summary(config))
+        return
+    from firezone.loop.relay_program import run_relay
+
+    start.run_program(run_relay(config), prefix="Firezone relay ended")
+
+
+def _portal(
+    api_url: str | None, secret: SecretText | None, token: str | None, token_path: Path, name: str | None, max_partition: int,
+    ca_file: Path | None,
+) -> RelayPortal | None:  # fmt: skip
+    """Returns how to log in, None to stand alone. Raises ConfigError when it is neither or both."""
+    from firezone.base.errors import ConfigError
+    from firezone.cli.token import find_token
+    from firezone.loop.relay_program import RelayPortal
+
+    if api_url is None:
+        if secret is None:
+            raise ConfigError("A relay gets its users from a portal or stands alone: give --api-url with a token, or --secret.")
+        return None
+    if secret is not None:
+        raise ConfigError("A relay with a portal makes its own secret: give either --api-url or --secret, not both.")
+    return RelayPortal(
+        api_url=api_url, token=find_token(token, token_path), name=name, max_partition=max_partition,
+        ca_file=None if ca_file is None else str(ca_file),
+    )  # fmt: skip
+
+
+def _config(
+    addresses: tuple[str | None, str | None, str, str], ports: tuple[int, int, int], secret: SecretText | None,
+    portal: RelayPortal | None, allocations_per_address: int, rng_seed: int | None, health: tuple[str, int],
+    control: tuple[str, int],
+) -> RelayProgramConfig:  # fmt: skip
+    """Joins the options. Raises ConfigError when they do not fit each other."""
+    from ipaddress import ip_address
+
+    from firezone.base.errors import ConfigError
+    from firezone.base.log import conceal
+    from firezone.base.rng import SeededRng
+    from firezone.io.entropy import SystemRng
+    from firezone.loop.relay import RelayConfig
+    from firezone.loop.relay_program import RelayProgramConfig, login_url
+    from firezone.proto.relay.allocations import RelayLimits
+    from firezone.proto.relay.auth import new_secret
+
+    public = [None if address is None else ip_address(address).packed for address in addresses[:2]]
+    if public == [None, None]:
+        raise ConfigError("A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.")
+    listen_port, lowest, highest = ports
+    if lowest > highest:
+        raise ConfigError(f"The lowest port {lowest} is above the highest, {highest}.")
+    if lowest <= listen_port <= highest:
+        raise ConfigError(f"The listen port {listen_port} must lie outside the ports of allocations, {lowest} to {highest}.")
+    rng: Rng = SystemRng() if rng_seed is None else SeededRng(rng_seed)
+    if secret is None:
+        secret = new_secret(rng)
+        conceal(secret.reveal())
+    relay = RelayConfig(
+        secret=secret, public_ip4=public[0], public_ip6=public[1], bind_ip4=addresses[2],
+        bind_ip6=addresses[3], listen_port=listen_port, lowest_port=lowest, highest_port=highest, stands_alone=portal is None,
+        limits=RelayLimits(allocations_per_address=allocations_per_address), revision=os.environ.get("FIREZONE_REVISION"),
+        rng=rng,
+    )  # fmt: skip
+    if portal is not None:
+        login_url(portal, relay)
+    return RelayProgramConfig(relay, portal, health_check_address=health, control_address=control)
+
+
+def _summary(config: RelayProgramConfig) -> str:
+    """Says what would run, nothing secret in it."""
+    from ipaddress import ip_address
+
+    relay = config.relay
+    addresses = " and ".join(str(ip_address(ip)) for ip in (relay.public_ip4, relay.public_ip6) if ip is not None)
+    users = "users with its secret" if config.portal is None else f"users of {config.portal.api_url}"
+    ports = f"UDP port {relay.listen_port}, allocations on {relay.lowest_port} to {relay.highest_port}"
+    return f"The options are fine: {addresses}, {ports}, for {users}."
+
+
+def _print_credentials(secret: SecretText | None, valid_for: int) -> None:
+    """Prints what an ordinary TURN client needs. Raises ConfigError without a secret."""
+    import time
+
+    from firezone.base.errors import ConfigError
+    from firezone.base.timing import SECOND
+    from firezone.io.entropy import SystemRng
+    from firezone.proto.relay.auth import Username
+
+    if secret is None:
+        raise ConfigError("--credentials needs the secret of the relay: --secret or $FIREZONE_RELAY_SECRET.")
+    expiry = (time.time_ns() + valid_for) // SECOND
+    username = Username(f"{expiry}:{(salt := SystemRng().bytes(12).hex())}", expiry, salt)
+    click.echo(f"username {username.text}\npassword {username.password(secret)}\nrealm    firezone")
+
+
+if __name__ == "__main__":
+    main()
