@@ -24,14 +24,13 @@ from typing import Any
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.rng import Rng
 from firezone.base.timing import SECOND, Instant
-from firezone.proto.ice.candidates import host_candidate, reflexive_candidate, relay_candidate
-from firezone.proto.ice.preference import is_usable
+from firezone.proto.ice.candidates import host_candidate, reflexive_candidate
 from firezone.proto.turn import messages
+from firezone.proto.turn.addresses import Addresses
 from firezone.proto.turn.channels import Channel, ChannelGate, Channels, encode_channel_data
-from firezone.proto.turn.events import AllocationEvent, CandidateFound, CandidateLost, ChannelChanged
+from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelChanged
 from firezone.proto.turn.messages import Code, Credentials, Template
 from firezone.proto.turn.requests import PROBING, Request, Requests
-from firezone.wire.candidate import Candidate, CandidateKind
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method, Received
 
 KEEP_ALIVE = 25 * SECOND
@@ -45,6 +44,8 @@ MAX_CHALLENGES = 8
 MAX_RECOVERIES = 8
 """Times in a row, with less than `RECOVERY_PAUSE` in between, that a relay may say the allocation is not what we think."""
 RECOVERY_PAUSE = 10 * SECOND
+RECOVERY_DELAY = 1 * SECOND
+"""Before the second attempt in a row, growing by as much: relays may take a while to forget what they were told to."""
 
 
 class Allocation:
@@ -62,11 +63,7 @@ class Allocation:
         self._rng = rng
         self._active: Endpoint | None = None
         self._keep_alive_at: Instant = 0
-        self._found: dict[tuple[CandidateKind, bool], Candidate] = {}
-        """Host and server-reflexive candidates by family: is it IPv4?"""
-        self._lent: dict[bool, Candidate] = {}
-        """Lent addresses by family."""
-        self._crossing: set[bool] = set()
+        self._addresses = Addresses()
         self._expires_at: Instant | None = None
         self._refresh_at: Instant = 0
         self._requests = Requests()
@@ -112,11 +109,11 @@ class Allocation:
         channel = self._channels.by_number(number)
         if channel is None or not channel.is_confirmed or remote != self._active:
             return None
-        lent = self._lent.get(channel.peer.is_ipv4)
+        lent = self._addresses.lent_to(channel.peer)
         if lent is None:
             return None
         channel.has_received = True
-        return lent.endpoint, channel.peer
+        return lent, channel.peer
 
     def bind_channel(self, peer: Endpoint, now: Instant) -> None:
         """Makes the relay pass data of this peer, as soon as there is an allocation."""
@@ -126,7 +123,7 @@ class Allocation:
             self._wait(peer)
             return
         known = self._channels.by_peer(peer)
-        if peer.is_ipv4 not in self._lent or (known is not None and known.is_sendable(now)):
+        if self._addresses.lent_to(peer) is None or (known is not None and known.is_sendable(now)):
             return
         channel = self._channels.bind(peer, now)
         if channel is not None:
@@ -229,13 +226,11 @@ class Allocation:
 
     def candidates(self) -> list[CandidateFound]:
         """Returns everything known: own and seen addresses, then lent ones."""
-        lent = [CandidateFound(candidate, is_ipv4 in self._crossing) for is_ipv4, candidate in self._lent.items()]
-        return [CandidateFound(candidate) for candidate in self._found.values()] + lent
+        return self._addresses.all()
 
     def has_lent(self, endpoint: Endpoint) -> bool:
         """Tells whether this is one of the addresses lent to us."""
-        lent = self._lent.get(endpoint.is_ipv4)
-        return lent is not None and lent.endpoint == endpoint
+        return self._addresses.lent_to(endpoint) == endpoint
 
     def channel_to(self, peer: Endpoint, now: Instant) -> int | None:
         """Returns the channel number to send on; None without one."""
@@ -247,16 +242,22 @@ class Allocation:
     def _is_credible(self, request: Request, received: Received, code: int | None) -> bool:
         """Signed by the relay, or a mere challenge. Of BINDINGs, which nobody signs, only success counts.
 
-        Other relays than Firezone's do not sign 401 and 438 (RFC 8489 section 9.2.4 has them unsigned). Such an answer may
-        make us ask again, a few times, but never give up: else one forged datagram could take the relay from us.
+        Other relays than Firezone's do not sign 401 and 438, answer 400 to a signature without a nonce (RFC 8489 section 9.2.4),
+        and coturn says 437 to ALLOCATE before it looks who asks. Such an answer may make us ask again, a few times, but never
+        give up anything: else one forged datagram could take the relay from us.
         """
         if not request.template.is_authenticated:
             return code is None
         if self._credentials is not None and received.verify_integrity(self._credentials.key.reveal()):
             return True
+        if received.integrity is not None or request.challenges >= MAX_CHALLENGES:
+            return False
+        if code == Code.BAD_REQUEST:
+            return request.nonce is None and not request.is_bare
+        if code == Code.ALLOCATION_MISMATCH:
+            return request.template.method is Method.ALLOCATE and self._recoveries < MAX_RECOVERIES
         is_challenge = code == Code.STALE_NONCE or (code == Code.UNAUTHORIZED and request.nonce is None)
-        may_repeat = request.challenges < MAX_CHALLENGES and received.message.get(Attribute.NONCE) is not None
-        return received.integrity is None and is_challenge and may_repeat
+        return is_challenge and received.message.get(Attribute.NONCE) is not None
 
     def _measure(self, request: Request, now: Instant) -> None:
         """A request that was sent twice tells nothing: who knows which one was answered (RFC 6298 section 3)."""
@@ -276,10 +277,10 @@ class Allocation:
                 self._handle_channel_bound(request, now)
 
     def _handle_bound(self, request: Request, local: Endpoint, received: Received, now: Instant) -> None:
-        self._find(host_candidate(local))
+        self._events += self._addresses.find(host_candidate(local))
         mapped = received.message.get(Attribute.XOR_MAPPED_ADDRESS)
         if mapped is not None and mapped.is_ipv4 == local.is_ipv4:
-            self._find(reflexive_candidate(mapped, local))
+            self._events += self._addresses.find(reflexive_candidate(mapped, local))
         if self._active is None:
             self._active = request.server
             self._keep_alive_at = now + KEEP_ALIVE
@@ -291,7 +292,7 @@ class Allocation:
         if not lifetime or not addresses or self._active is None:
             return
         for endpoint in addresses:
-            self._lend(endpoint, crosses_family=endpoint.is_ipv4 != self._active.is_ipv4)
+            self._events += self._addresses.lend(endpoint, crosses_family=endpoint.is_ipv4 != self._active.is_ipv4)
         self._live_for(lifetime, now)
         waiting, self._waiting = self._waiting, {}
         for peer in waiting:
@@ -303,7 +304,7 @@ class Allocation:
             self._refresh_at = now + RETRY_REFRESH
         elif lifetime == 0 or not self.has_allocation:
             self._invalidate()
-            self._ask(messages.allocate(), now)
+            self._allocate_again(now)
         else:
             self._live_for(lifetime, now)
 
@@ -321,10 +322,13 @@ class Allocation:
         match code:
             case Code.UNAUTHORIZED | Code.STALE_NONCE:
                 self._handle_challenge(request, code, received, now)
+            case Code.BAD_REQUEST if received.integrity is None:
+                request.is_bare = True
+                self._repeat(request, now)
             case Code.ALLOCATION_MISMATCH:
                 self._handle_mismatch(request, now)
             case Code.UNKNOWN_ATTRIBUTE:
-                self._failure = "the relay does not understand us"
+                self._fail("the relay does not understand us")
             case _:
                 self._handle_refusal(request, now)
 
@@ -342,14 +346,12 @@ class Allocation:
         if realm is not None and realm != self._credentials.realm:
             self._abandon(request)
             return
-        request.challenges += 1
-        request.start_over()
-        self._send(request, now)
+        self._repeat(request, now)
 
     def _handle_mismatch(self, request: Request, now: Instant) -> None:
         """Forgets everything and has the relay do so, too; then there is an allocation again."""
         if self._has_lost_patience(now):
-            self._failure = "the relay forgets our allocation again and again"
+            self._fail("the relay forgets our allocation again and again")
             return
         self._invalidate()
         if request.channel is not None:
@@ -364,6 +366,15 @@ class Allocation:
                 self._refresh_at = now + RETRY_REFRESH
             case Method.CHANNEL_BIND:
                 self._abandon(request)
+
+    def _allocate_again(self, now: Instant) -> None:
+        """After the relay was made to forget: at once, later if that was said to be too early."""
+        assert self._active is not None
+        request = Request(messages.allocate(), self._active)
+        if self._recoveries > 1:
+            self._requests.postpone(request, now + (self._recoveries - 1) * RECOVERY_DELAY)
+        else:
+            self._send(request, now)
 
     def _has_lost_patience(self, now: Instant) -> bool:
         if now >= self._recovered_at + RECOVERY_PAUSE:
@@ -391,11 +402,19 @@ class Allocation:
 
     def _send(self, request: Request, now: Instant) -> None:
         credentials = self._credentials if request.template.is_authenticated else None
-        repeats = request.ids[0] if request.ids and credentials is None else None
+        if request.is_bare and credentials is not None and credentials.nonce is None:
+            credentials = None
+        repeats = request.ids[0] if request.ids and not request.template.is_authenticated else None
         transaction_id = repeats or self._rng.bytes(TRANSACTION_ID_SIZE)
         request.nonce = None if credentials is None else credentials.nonce
         self._requests.record(request, transaction_id, now)
         self._transmits.append(Transmit(None, request.server, request.template.encode(transaction_id, credentials)))
+
+    def _repeat(self, request: Request, now: Instant) -> None:
+        """Sends a request that was answered again, with what the answer asked for."""
+        request.challenges += 1
+        request.start_over()
+        self._send(request, now)
 
     def _retransmit(self, request: Request, now: Instant) -> None:
         if not request.is_exhausted:
@@ -425,23 +444,6 @@ class Allocation:
         if len(self._waiting) > MAX_WAITING:
             del self._waiting[next(iter(self._waiting))]
 
-    def _find(self, candidate: Candidate) -> None:
-        """Takes an address of ours; a changed one is announced in addition to the former, which may still work."""
-        key = candidate.kind, candidate.endpoint.is_ipv4
-        if is_usable(candidate.endpoint) and self._found.get(key) != candidate:
-            self._found[key] = candidate
-            self._events.append(CandidateFound(candidate))
-
-    def _lend(self, endpoint: Endpoint, *, crosses_family: bool) -> None:
-        """Takes a lent address; of each family only the first of an answer counts."""
-        if endpoint.is_ipv4 in self._lent:
-            return
-        candidate = relay_candidate(endpoint)
-        self._lent[endpoint.is_ipv4] = candidate
-        if crosses_family:
-            self._crossing.add(endpoint.is_ipv4)
-        self._events.append(CandidateFound(candidate, crosses_family))
-
     def _invalidate(self) -> None:
         """Forgets the allocation, its channels and everything asked; own and seen addresses, and who waits, stay."""
         for channel in self._channels:
@@ -449,15 +451,19 @@ class Allocation:
             self._tell_changed(channel.peer)
         self._channels = Channels()
         self._requests.clear()
-        self._events.extend(CandidateLost(candidate) for candidate in self._lent.values())
-        self._lent.clear()
-        self._crossing.clear()
+        self._events += self._addresses.forget_lent()
         self._expires_at = None
 
+    def _fail(self, reason: str) -> None:
+        """Ends it for good; nothing is sent any more."""
+        self._failure = reason
+        self._active = None
+        self._invalidate()
+
     def _tell_changed(self, peer: Endpoint) -> None:
-        lent = self._lent.get(peer.is_ipv4)
+        lent = self._addresses.lent_to(peer)
         if lent is not None:
-            self._events.append(ChannelChanged(lent.endpoint, peer))
+            self._events.append(ChannelChanged(lent, peer))
 
     def _close_gate(self, channel: Channel) -> None:
         if self._gate is None:

@@ -26,6 +26,7 @@ UDP = 17
 class Code(IntEnum):
     """Errors of a relay that mean something in particular."""
 
+    BAD_REQUEST = 400
     UNAUTHORIZED = 401
     UNKNOWN_ATTRIBUTE = 420
     ALLOCATION_MISMATCH = 437
@@ -90,13 +91,16 @@ def allocate() -> Template:
 
 
 def refresh() -> Template:
-    """Asks to keep the allocation for another lifetime. The attributes of ALLOCATE are superfluous in it; the original has them."""
-    return Template(Method.REFRESH, _ALLOCATION)
+    """Asks to keep the allocation for another lifetime.
+
+    The original repeats the attributes of ALLOCATE in it, which other relays refuse (420) and its own does not look at.
+    """
+    return Template(Method.REFRESH, ((Attribute.SOFTWARE, SOFTWARE),))
 
 
 def release() -> Template:
     """Gives the allocation back."""
-    return Template(Method.REFRESH, (*_ALLOCATION, (Attribute.LIFETIME, 0)))
+    return Template(Method.REFRESH, ((Attribute.SOFTWARE, SOFTWARE), (Attribute.LIFETIME, 0)))
 
 
 def channel_bind(peer: Endpoint, number: int) -> Template:

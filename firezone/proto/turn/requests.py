@@ -34,8 +34,10 @@ class Request:
     """Of a CHANNEL-BIND."""
     nonce: str | None = None
     """The nonce of the last transmission."""
+    is_bare: bool = False
+    """Whether it is sent unsigned as long as there is no nonce."""
     challenges: int = 0
-    """How often the relay asked for another nonce."""
+    """How often the relay asked for another form of it."""
     attempts: int = 0
     sent_at: Instant = 0
     due_at: Instant = 0
@@ -75,6 +77,11 @@ class Requests:
         request.sent_at = now
         request.due_at = now + request.waits[request.attempts]
         request.attempts += 1
+        self._requests[request] = None
+
+    def postpone(self, request: Request, due_at: Instant) -> None:
+        """Notes a request that is sent for the first time at that instant."""
+        request.due_at = due_at
         self._requests[request] = None
 
     def remove(self, request: Request) -> None:

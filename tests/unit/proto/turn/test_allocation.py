@@ -239,11 +239,15 @@ def test_forged_answer_does_not_cancel_the_request() -> None:  # T24
     lent = ((Attribute.XOR_RELAYED_ADDRESS, LENT6), (Attribute.LIFETIME, 600))
     assert not bench.answer(request, *lent, key=b"guess")
     assert not bench.answer(request, *lent, sign=False)
-    assert not bench.answer(request, error=437, sign=False)
     assert not bench.answer(request, error=420, sign=False)
     bench.grant()
     assert bench.allocation.has_lent(LENT4)
     assert not bench.allocation.has_lent(LENT6)
+    bind = bench.bind()
+    for code in (401, 403, 437, 508):
+        assert not bench.answer(bind, error=code, sign=False)
+    assert bench.answer(bind)
+    assert bench.lost() == []
 
 
 def test_unsigned_challenge_makes_us_ask_again_but_never_give_up() -> None:
@@ -254,6 +258,22 @@ def test_unsigned_challenge_makes_us_ask_again_but_never_give_up() -> None:
         bench.answer(request, (Attribute.NONCE, f"n{number}"), error=438, sign=False)
     assert len(bench.of(Method.ALLOCATE)) == 1 + MAX_CHALLENGES
     assert not bench.answer(bench.last(Method.ALLOCATE), (Attribute.NONCE, "n"), error=401, sign=False)
+    bench.grant()
+    assert bench.allocation.has_lent(LENT4)
+
+
+def test_relay_that_wants_no_signature_without_a_nonce_is_asked_bare() -> None:
+    bench = Bench()
+    bench.bound()
+    assert bench.answer(bench.last(Method.ALLOCATE), error=400, sign=False)
+    bare = bench.last(Method.ALLOCATE)
+    assert bare.received.integrity is None
+    assert bare.get(Attribute.USERNAME) is None
+    assert not bench.answer(bare, error=400, sign=False)
+    bench.answer(bare, (Attribute.NONCE, "n1"), error=401, sign=False)
+    assert bench.last(Method.ALLOCATE).received.integrity is not None
+    assert bench.last(Method.ALLOCATE).get(Attribute.NONCE) == "n1"
+    assert not bench.answer(bench.last(Method.ALLOCATE), error=400, sign=False)
     bench.grant()
     assert bench.allocation.has_lent(LENT4)
 
@@ -274,9 +294,27 @@ def test_relay_that_always_forgets_us_is_given_up() -> None:
         bench.answer(bench.last(Method.ALLOCATE), error=437)
         if bench.allocation.end_reason is not None:
             break
+        asked = len(bench.of(Method.ALLOCATE))
         bench.answer(bench.last(Method.REFRESH), (Attribute.LIFETIME, 0))
+        while len(bench.of(Method.ALLOCATE)) == asked:
+            bench.run(0.5)
     assert bench.allocation.end_reason == "the relay forgets our allocation again and again"
     assert len(bench.of(Method.ALLOCATE)) == MAX_RECOVERIES + 1
+
+
+def test_relay_that_forgets_slowly_is_asked_less_and_less_often() -> None:
+    bench = Bench()
+    bench.bound()
+    for wait in (0, 1, 2, 3):
+        bench.answer(bench.last(Method.ALLOCATE), error=437, sign=wait != 1)
+        bench.answer(bench.last(Method.REFRESH), (Attribute.LIFETIME, 0))
+        asked = len(bench.of(Method.ALLOCATE))
+        bench.run(wait - 0.1 if wait else 0)
+        assert len(bench.of(Method.ALLOCATE)) == asked
+        bench.run(0.1)
+    assert len(bench.of(Method.ALLOCATE)) == 5
+    bench.grant()
+    assert bench.allocation.has_lent(LENT4)
 
 
 def test_relay_may_forget_us_now_and_then() -> None:
