@@ -35,12 +35,6 @@ class Code(IntEnum):
 
 Attributes = tuple[tuple[int, Value], ...]
 
-_ALLOCATION: Attributes = (
-    (Attribute.REQUESTED_TRANSPORT, UDP),
-    (Attribute.ADDITIONAL_ADDRESS_FAMILY, AddressFamily.IPV6),
-    (Attribute.SOFTWARE, SOFTWARE),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -87,7 +81,12 @@ def binding() -> Template:
 
 def allocate() -> Template:
     """Asks for an address of each family."""
-    return Template(Method.ALLOCATE, _ALLOCATION)
+    attributes = (
+        (Attribute.REQUESTED_TRANSPORT, UDP),
+        (Attribute.ADDITIONAL_ADDRESS_FAMILY, AddressFamily.IPV6),
+        (Attribute.SOFTWARE, SOFTWARE),
+    )
+    return Template(Method.ALLOCATE, attributes)
 
 
 def refresh() -> Template:
