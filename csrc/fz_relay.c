@@ -125,7 +125,7 @@ typedef struct answers {
 static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
   const uint8_t *p = b->slab + b->offset[row];
   uint32_t n = b->length[row];
-  if ((p[0] & 0xF0u) == 0x40u) {
+  if ((p[0] & 0xC0u) == 0x40u) {
     uint32_t length = n < FZ_RELAY_CHANNEL_HEADER ? n : fz_load_be16(p + 2); /* bytes behind it are padding */
     if (n < FZ_RELAY_CHANNEL_HEADER || length > n - FZ_RELAY_CHANNEL_HEADER) {
       fz_row_drop(b, row, FZ_MALFORMED_PACKET);

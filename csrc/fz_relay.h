@@ -21,7 +21,7 @@
 #include "fz_ring.h"
 
 #define FZ_CHANNEL_FIRST 0x4000u
-#define FZ_CHANNEL_LAST 0x4FFFu /* RFC 8656 section 12; RFC 5766's higher numbers are not used */
+#define FZ_CHANNEL_LAST 0x7FFFu /* RFC 8656 ends at 0x4FFF; clients of RFC 5766, which a stand-alone relay takes, go on */
 #define FZ_RELAY_CHANNEL_HEADER 4u
 #define FZ_RELAY_MAX_PAYLOAD 65503u /* the largest UDP payload over IPv4, less the header we add */
 #define FZ_RELAY_SIZE_BUCKETS 16u   /* datagrams of at most 100, 200, ... 1500 bytes, and above */

@@ -59,7 +59,7 @@ cdef class RelayTable:
 
         A channel that exists already with the same peer and port stays.
 
-        Raises: ValueError for a number outside 0x4000..0x4FFF or no port, LocalError when the number or the peer is taken.
+        Raises: ValueError for a number outside 0x4000..0x7FFF or no port, LocalError when the number or the peer is taken.
         """
         cdef fz_addr c, p
         cdef const fz_relay_channel *known

@@ -8,6 +8,7 @@ from firezone.base.net import Endpoint
 from firezone.base.rng import Rng, SeededRng
 from firezone.base.secret import SecretText
 from firezone.base.timing import SECOND, Instant
+from firezone.kernels.relay import RelayTable
 from firezone.proto.relay.allocations import RelayLimits
 from firezone.proto.relay.auth import Username
 from firezone.proto.relay.server import RelayServer
@@ -26,10 +27,14 @@ UDP = 17
 
 
 class SlowChannels:
-    """The slow twin of the compiled channel table: dictionaries, and a complaint about every call out of order."""
+    """The slow twin of the compiled channel table: dictionaries, and a complaint about every call out of order.
+
+    Passes every call on to a compiled table, which must take what its twin takes.
+    """
 
     def __init__(self, log: list[tuple[object, ...]]) -> None:
         self._log = log
+        self.compiled = RelayTable(PUBLIC4.port, bytes(48), PUBLIC4.ip, PUBLIC6.ip)
         self.by_number: dict[tuple[Endpoint, int], tuple[Endpoint, int]] = {}
         self.by_peer: dict[tuple[int, Endpoint], tuple[Endpoint, int]] = {}
         self.allowed: dict[tuple[int, bytes], Endpoint] = {}
@@ -40,20 +45,26 @@ class SlowChannels:
         self.by_number[client, number] = peer, port
         self.by_peer[port, peer] = client, number
         self._log.append(("bind", client, number, peer, port))
+        self.compiled.bind(client, number, peer, port)
+        assert len(self.compiled) == len(self.by_number)
 
     def unbind(self, client: Endpoint, number: int) -> None:
         peer, port = self.by_number.pop((client, number))
         del self.by_peer[port, peer]
         self._log.append(("unbind", client, number))
+        self.compiled.unbind(client, number)
+        assert len(self.compiled) == len(self.by_number)
 
     def allow(self, port: int, client: Endpoint, ip: bytes) -> None:
         assert (port, ip) not in self.allowed
         self.allowed[port, ip] = client
         self._log.append(("allow", port, client, ip))
+        self.compiled.allow(port, client, ip)
 
     def revoke(self, port: int, client: Endpoint, ip: bytes) -> None:
         assert self.allowed.pop((port, ip)) == client
         self._log.append(("revoke", port, client, ip))
+        self.compiled.revoke(port, client, ip)
 
     def from_client(self, client: Endpoint, datagram: bytes) -> tuple[int, Endpoint, bytes] | None:
         """What the data path does with channel data: (port it leaves from, peer, payload)."""

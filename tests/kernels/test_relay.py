@@ -105,7 +105,8 @@ def test_padding_is_not_forwarded() -> None:
         (b"\x40\x00\x00\x05four", Reason.MALFORMED_PACKET),
         (b"\x40\x00\x00", Reason.MALFORMED_PACKET),
         (b"\x40", Reason.MALFORMED_PACKET),
-        (channel_data(0x5000, b"RFC 5766"), Reason.MALFORMED_PACKET),
+        (channel_data(0x7FFF, b"RFC 5766"), Reason.NO_CHANNEL),
+        (channel_data(0x8000, b"none"), Reason.MALFORMED_PACKET),
         (b"\x00\x01\x00\x00" + bytes(16), Reason.MALFORMED_PACKET),
         (b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(11), Reason.MALFORMED_PACKET),
         (b"\xff" * 40, Reason.MALFORMED_PACKET),
@@ -231,7 +232,7 @@ def test_binding_twice_and_misuse() -> None:
     for client, number, peer, port in ((CLIENT, 0x4000, PEER6, PORT), (CLIENT, 0x4001, PEER, PORT), (CLIENT6, 0x4000, PEER, PORT)):
         with pytest.raises(LocalError, match="already"):
             table.bind(client, number, peer, port)
-    for number, port in ((0x3FFF, PORT), (0x5000, PORT), (0x4001, 0), (0x4001, 65536)):
+    for number, port in ((0x3FFF, PORT), (0x8000, PORT), (0x4001, 0), (0x4001, 65536)):
         with pytest.raises(ValueError, match="is no"):
             table.bind(CLIENT, number, PEER6, port)
     with pytest.raises(ValueError, match="48 bytes"):

@@ -19,7 +19,9 @@ from firezone.wire import stun
 from firezone.wire.stun import Attribute, Message, MessageClass, Method, Received
 
 FIRST_CHANNEL, LAST_CHANNEL = 0x4000, 0x4FFF
-"""Channel numbers of RFC 8656 section 12; the 0x5000..0x7FFF of RFC 5766 are refused."""
+"""Channel numbers of RFC 8656 section 12."""
+LAST_OLD_CHANNEL = 0x7FFF
+"""Where those of RFC 5766 end: many ordinary clients still use them, and a relay that stands alone lets them."""
 MAX_USERNAME_SIZE = 512
 MAX_TEXT_LENGTH = 127
 """Characters of REALM, NONCE and SOFTWARE."""
@@ -148,7 +150,7 @@ def _decoded(value: bytes, limit: int) -> str:
 
 def _read_channel_number(value: bytes, _: bytes) -> int:
     number = _sized(value, 4) >> 16
-    if not FIRST_CHANNEL <= number <= LAST_CHANNEL:
+    if not FIRST_CHANNEL <= number <= LAST_OLD_CHANNEL:
         raise _BadValueError(BAD_REQUEST)
     return number
 

@@ -36,7 +36,7 @@ from firezone.proto.relay.allocations import (
 from firezone.proto.relay.auth import NonceCheck, Nonces, Username
 from firezone.proto.relay.counters import RelayCounters
 from firezone.proto.relay.replies import Replies, channel_data, data_indication, software
-from firezone.proto.relay.requests import METHODS, Refused, Request, read_request
+from firezone.proto.relay.requests import LAST_CHANNEL, LAST_OLD_CHANNEL, METHODS, Refused, Request, read_request
 from firezone.proto.relay.tables import ChannelStore, PortBinder, RelayTransmit
 from firezone.proto.relay.timers import Timers
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method
@@ -91,6 +91,7 @@ class RelayServer:
         self._store = channels
         self._limits = limits or RelayLimits()
         self._stands_alone = stands_alone
+        self._last_channel = LAST_OLD_CHANNEL if stands_alone else LAST_CHANNEL
         self._replies = Replies(software(revision) if revision else software())
         self._nonces = Nonces(rng)
         self._allocations = Allocations(lowest_port, highest_port, self._limits, rng, ports)
@@ -123,7 +124,7 @@ class RelayServer:
             case Request(method=Method.BINDING):
                 self.counters.responded(Method.BINDING)
                 self._reply(local, remote, self._replies.binding(request.transaction_id, remote))
-            case Request() if request.method not in METHODS or not _is_complete(request):
+            case Request() if request.method not in METHODS or not _is_complete(request, self._last_channel):
                 self._refuse(local, remote, request.method, request.transaction_id, 400)
             case Request():
                 self._handle_authenticated(local, remote, request, now)
@@ -403,5 +404,8 @@ class RelayServer:
         self._outgoing.append(RelayTransmit(None, local, client, payload))
 
 
-def _is_complete(request: Request) -> bool:
+def _is_complete(request: Request, last_channel: int) -> bool:
+    """Tells whether a request carries what its method asks for, and no channel number that we do not have."""
+    if (request.get(Attribute.CHANNEL_NUMBER) or 0) > last_channel:
+        return False
     return all(request.get(attribute) is not None for attribute in _MANDATORY.get(request.method, ()))

@@ -77,9 +77,10 @@ def test_text_at_its_limit_is_read(client: TurnClient) -> None:
 
 
 @pytest.mark.parametrize("number", [0x0000, 0x3FFF, 0x5000, 0x7FFF, 0x8000, 0xFFFF])
-def test_row_5_channel_numbers_out_of_range_are_bad_requests(client: TurnClient, number: int) -> None:
+@pytest.mark.parametrize("kind", [0x0009, 0x0003])
+def test_row_5_channel_numbers_out_of_range_are_bad_requests(client: TurnClient, number: int, kind: int) -> None:
     body = attribute(Attribute.CHANNEL_NUMBER, number.to_bytes(2, "big") + bytes(2))
-    assert_refused(client, message(9, body), 400)
+    assert_refused(client, message(kind, body), 400)
 
 
 @pytest.mark.parametrize("family", [0, 3, 255])

@@ -171,3 +171,10 @@ def test_with_a_portal_indications_do_nothing() -> None:
     client.bind(0x4000, PEER)
     assert client.indicate(PEER, b"x") == []
     assert bench.channels.allowed == {}
+
+
+@pytest.mark.parametrize(("number", "code"), [(0x4FFF, 0), (0x5000, 0), (0x7FFF, 0), (0x8000, 400), (0x3FFF, 400)])
+def test_channel_numbers_of_older_clients_are_taken(bench: RelayBench, client: TurnClient, number: int, code: int) -> None:
+    received = client.ask(Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, number), (Attribute.XOR_PEER_ADDRESS, PEER))
+    assert code_of(received) == code
+    assert len(bench.channels.by_number) == (code == 0)
