@@ -6,11 +6,16 @@ from dataclasses import dataclass, field
 
 from firezone.base.ids import RelayId
 from firezone.base.net import Endpoint
+from firezone.base.rng import SeededRng
+from firezone.base.secret import SecretText
 from firezone.base.timing import SECOND, Instant
+from firezone.proto.relay.auth import Username
+from firezone.proto.relay.server import RelayServer
 from firezone.proto.snownet.relays import Relay
 from firezone.proto.turn.channels import decode_channel_data, encode_channel_data
 from firezone.wire import stun
 from firezone.wire.stun import Attribute, ErrorCode, Message, MessageClass, Method, Received, Value
+from tests.harness.relay import SlowChannels, SlowPorts
 
 Out = tuple[Endpoint, Endpoint, bytes]
 """From, to, datagram."""
@@ -49,11 +54,15 @@ class RelayModel:
         self._nonce = 0
         self._next_port = 50000
 
-    def entry(self, *, password: str | None = None) -> Relay:
+    def credentials(self, host: str) -> tuple[str, str]:
+        """What the portal has one host log in with."""
+        return self.username, self.password
+
+    def entry(self, host: str) -> Relay:
         """What the portal says of it."""
         ipv4 = next((server for server in self.servers if server.is_ipv4), None)
         ipv6 = next((server for server in self.servers if not server.is_ipv4), None)
-        return Relay(self.id, ipv4, ipv6, self.username, password or self.password)
+        return Relay(self.id, ipv4, ipv6, *self.credentials(host))
 
     def restart(self, password: str) -> None:
         """Comes back with nothing but another secret."""
@@ -156,3 +165,59 @@ class RelayModel:
         message_class = MessageClass.ERROR if is_error else MessageClass.SUCCESS
         key = stun.long_term_key(self.username, REALM, self.password) if is_signed else None
         return stun.encode(Message(message_class, message.method, message.transaction_id, attributes), key=key)
+
+
+class RealRelay(RelayModel):
+    """The package's own relay machine in the place of the model; its data path are the slow tables."""
+
+    def __init__(self, name: str, *addresses: str) -> None:
+        super().__init__(name, *addresses)
+        self.username = f"1893456000:{name}"
+        self.restart("secret of " + name)
+
+    def restart(self, password: str) -> None:
+        """Comes back with nothing but another stamp secret."""
+        ips = {server.is_ipv4: server.ip for server in self.servers}
+        log: list[tuple[object, ...]] = []
+        self.channels, self.ports = SlowChannels(log), SlowPorts(log)
+        self.secret = secret = SecretText(password)
+        self.server = RelayServer(
+            public_ip4=ips.get(True), public_ip6=ips.get(False), lowest_port=49152, highest_port=65535, secret=secret,
+            rng=SeededRng(password.encode()), now=0, utc=1_700_000_000 * SECOND, channels=self.channels, ports=self.ports,
+        )  # fmt: skip
+
+    def credentials(self, host: str) -> tuple[str, str]:
+        """A username of its own for each: of one user only the newest allocation lives."""
+        username = Username.from_text(f"{self.username}{host}")
+        assert username is not None
+        return username.text, username.password(self.secret)
+
+    def handle(self, source: Endpoint, destination: Endpoint, datagram: bytes, now: Instant) -> list[Out]:
+        self.server.handle_timeout(now)
+        if destination not in self.servers:
+            return self._pass_to_client(source, destination, datagram)
+        if not stun.is_stun(datagram):
+            return self._pass_to_peer(source, datagram)
+        self.requests.append((now, stun.decode(datagram).message))
+        self.server.handle_datagram(destination, source, datagram, now)
+        answers = []
+        while (transmit := self.server.poll_transmit()) is not None:
+            answers.append((destination, transmit.remote, transmit.payload))
+        return answers
+
+    def _pass_to_peer(self, client: Endpoint, datagram: bytes) -> list[Out]:
+        found = self.channels.from_client(client, datagram)
+        if found is None:
+            return []
+        port, peer, payload = found
+        self.relayed += 1
+        lent = next(Endpoint(server.ip, port) for server in self.servers if server.is_ipv4 == peer.is_ipv4)
+        return self._pass_to_client(lent, peer, payload) if self.owns(peer) else [(lent, peer, payload)]
+
+    def _pass_to_client(self, peer: Endpoint, lent: Endpoint, data: bytes) -> list[Out]:
+        found = self.channels.from_peer(lent.port, peer, data)
+        if found is None:
+            return []
+        client, framed = found
+        self.relayed += 1
+        return [(next(server for server in self.servers if server.is_ipv4 == client.is_ipv4), client, framed)]

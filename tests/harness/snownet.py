@@ -166,15 +166,15 @@ class World:
     def gateway(self, *addresses: str, name: str = "gateway", nat: Nat | None = None) -> Host:
         return self._add(name, Role.GATEWAY, addresses, nat)
 
-    def relay(self, *addresses: str, name: str = "relay") -> RelayModel:
-        model = RelayModel(name, *addresses)
+    def relay(self, *addresses: str, name: str = "relay", kind: type[RelayModel] = RelayModel) -> RelayModel:
+        model = kind(name, *addresses)
         self.relays.append(model)
         return model
 
     def hand_out(self, *hosts: Host, remove: Iterable[RelayModel] = (), relays: Iterable[RelayModel] | None = None) -> None:
         """The portal tells some hosts, or all, of all relays (or of these)."""
-        entries = [model.entry() for model in (self.relays if relays is None else relays)]
         for host in hosts or tuple(self.hosts):
+            entries = [model.entry(host.name) for model in (self.relays if relays is None else relays)]
             host.node.update_relays([model.id for model in remove], entries, self.now)
             self.collect(host)
 
