@@ -1,7 +1,7 @@
 """The relay's bound channels and the two stages over them (see `csrc/fz_relay.h`)."""
 cimport cython
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
