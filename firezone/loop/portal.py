@@ -28,8 +28,9 @@ from firezone.base.timing import SECOND, Instant, UnixTime
 from firezone.io.websocket import SILENT_LOGGER
 from firezone.loop.portal_policy import PolicyFile
 from firezone.loop.portal_store import SqliteStore
-from firezone.proto.portal.login import Login, LoginRejected, Upgrade
-from firezone.proto.portal.service import Close, Notice, PortalService, Send
+from firezone.proto.portal.login import Login, LoginRejected, RelayLogin, Upgrade
+from firezone.proto.portal.outputs import Close, Notice, Send
+from firezone.proto.portal.service import PortalService
 
 MAX_MESSAGE_SIZE = 2 << 20
 """Devices send candidates and little else; the original allows more than this, no device needs 1 MiB."""
@@ -84,7 +85,7 @@ class PortalServer:
         self._store = SqliteStore(options.state)
         self._service = PortalService(book, store=self._store, rng=rng, now=clock(), utc=wall_clock())
         self._peers: dict[int, _Peer] = {}
-        self._logins: WeakKeyDictionary[ServerConnection, Login] = WeakKeyDictionary()
+        self._logins: WeakKeyDictionary[ServerConnection, Login | RelayLogin] = WeakKeyDictionary()
         self._next_number = 0
         self._wake = asyncio.Event()
         self._server: Server | None = None

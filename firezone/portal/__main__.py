@@ -51,6 +51,16 @@ Devices on other machines need --bind 0.0.0.0:8081 (or [::]:8081) and
 """
 
 
+def _relay_names(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Checks names that become a part of a file's name."""
+    for name in names:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise click.BadParameter(f"{name!r}: use letters, digits, - and _, for it is in the name of the token's file.")
+    if len(set(names)) != len(names):
+        raise click.BadParameter("a name is given twice.")
+    return names
+
+
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-c", "--config", envvar="FIREZONE_PORTAL_CONFIG", default=DEFAULT_CONFIG, show_default=True,
               type=click.Path(path_type=Path, dir_okay=False), help="Policy file.")  # fmt: skip
@@ -98,22 +108,34 @@ def main(
 @click.option("--user", default="me", show_default=True, help="Name of the first user.")
 @click.option("--resource", "resources", multiple=True, metavar="NAME=ADDRESS",
               help="A resource that everyone may reach; may be given many times.")  # fmt: skip
+@click.option("--relay", "relays", multiple=True, metavar="NAME", callback=_relay_names,
+              help="A relay that gets a token; may be given many times.")  # fmt: skip
 @click.option("-b", "--bind", default="", metavar="HOST:PORT", help="Address the portal will listen on.")
 @click.option("--api-url", default=None, help="URL by which devices reach the portal.  [default: from --bind]")
 @click.option("--force", is_flag=True, help="Replace files that are there; devices with the old tokens are locked out.")
-def init(config: Path, site: str, user: str, resources: tuple[str, ...], bind: str, api_url: str | None, force: bool) -> None:
+def init(
+    config: Path,
+    site: str,
+    user: str,
+    resources: tuple[str, ...],
+    relays: tuple[str, ...],
+    bind: str,
+    api_url: str | None,
+    force: bool,
+) -> None:
     """Write a commented policy and fresh tokens, and print the commands that start everything."""
     from firezone.loop.portal_policy import PolicyFile
     from firezone.portal.starter import Start, next_commands, write_start
 
     pairs = [_resource(text) for text in resources] or [("My network", "192.168.1.0/24")]
-    start = Start(config, site, user, pairs, api_url or f"ws://{bind or DEFAULT_BIND}", bind)
+    start = Start(config, site, user, pairs, api_url or f"ws://{bind or DEFAULT_BIND}", bind, relays)
     try:
         write_start(start, force=force)
         PolicyFile(config).load()
     except ConfigError as error:
         _fail(error)
-    click.echo(f"Wrote {config}, {start.gateway_token} and {start.client_token} (tokens: keep them secret).")
+    tokens = ", ".join(str(path) for path in (start.gateway_token, start.client_token, *map(start.relay_token, relays)))
+    click.echo(f"Wrote {config} and the tokens {tokens}: keep them secret.")
     if not resources:
         click.echo(f'Everyone may reach "My network", 192.168.1.0/24: put your own address into {config}.')
     for title, command in next_commands(start):
@@ -121,15 +143,17 @@ def init(config: Path, site: str, user: str, resources: tuple[str, ...], bind: s
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(["gateway", "client"]))
-@click.option("--for", "owner", required=True, help="Site of a gateway, user of a client.")
+@click.argument("kind", type=click.Choice(["gateway", "client", "relay"]))
+@click.option("--for", "owner", default=None, help="Site of a gateway, user of a client; a relay is for everybody.")
 @click.option("--name", default=None, help="What the token is for.")
 @click.option("--out", default=None, type=click.Path(path_type=Path, dir_okay=False), help="File for the token.")
-def token(kind: str, owner: str, name: str | None, out: Path | None) -> None:
+def token(kind: str, owner: str | None, name: str | None, out: Path | None) -> None:
     """Make a token: its text into a file, and the lines for the policy on the screen."""
     from firezone.portal.starter import new_token, token_block, write_secret
     from firezone.proto.portal.model import token_hash
 
+    if kind != "relay" and owner is None:
+        raise click.UsageError(f"--for is missing: the {'site' if kind == 'gateway' else 'user'} that the token is for.")
     text = new_token()
     # Named by its hash: a file's name is no place for a part of the token.
     path = out or Path(f"{kind}-{token_hash(text)[:6]}.token")
@@ -139,7 +163,8 @@ def token(kind: str, owner: str, name: str | None, out: Path | None) -> None:
         _fail(ConfigError(f"{path} exists already; name another file by --out."))
     except OSError as error:
         _fail(ConfigError(f"{path} cannot be written: {error.strerror}."))
-    click.echo(f"# The token is in {path}. Add to the policy:\n{token_block(kind, owner, name or path.stem, text)}", nl=False)
+    block = token_block(kind, owner or "", name or path.stem, text)
+    click.echo(f"# The token is in {path}. Add to the policy:\n{block}", nl=False)
 
 
 def _options(config: Path, state: Path | None, bind: str, cert: Path | None, key: Path | None) -> PortalOptions:
@@ -176,7 +201,7 @@ def _check(options: PortalOptions) -> None:
 
     book = PolicyFile(options.config).load()
     counts = {"site": len(book.sites), "user": len(book.users), "token": len(book.tokens),
-              "resource": len(book.resources), "policy": len(book.policies)}  # fmt: skip
+              "relay": len(book.relays), "resource": len(book.resources), "policy": len(book.policies)}  # fmt: skip
     words = ", ".join(f"{count} {_plural(word, count)}" for word, count in counts.items())
     click.echo(f"{options.config} is fine: {words}.")
 
@@ -234,7 +259,7 @@ def _resource(text: str) -> tuple[str, str]:
 def _plural(word: str, count: int) -> str:
     if count == 1:
         return word
-    return word.removesuffix("y") + "ies" if word.endswith("y") else word + "s"
+    return word.removesuffix("y") + "ies" if word.endswith("cy") else word + "s"
 
 
 def _fail(error: ConfigError) -> NoReturn:

@@ -53,6 +53,21 @@ sha256 = "{client_hash}"
 # name = "Family"
 # members = [{user}]
 
+# ---- Relays: carry what finds no direct path; without one, peers behind two difficult NATs do not meet -----------
+{relays}
+# A relay logs in with a token, and devices get credentials for it from here. Up to two are told to each device.
+# `python -m firezone.portal token relay` makes one.
+# [[relay_token]]
+# name = "Frankfurt"
+# sha256 = "<sha256 of the text of the token>"
+# location = [50.1, 8.7]               # latitude, longitude; the nearest to a gateway's site are chosen
+
+# A relay that runs by itself (`python -m firezone.relay --secret ...`) is named with its address and its secret.
+# [[relay]]
+# name = "by itself"
+# ipv4 = "203.0.113.7"                 # ipv4, ipv6 or both
+# secret = "<64 lower-case hex digits>"
+
 # ---- Resources: an address or a network behind a site ------------------------------------------------------------
 {resources}
 # [[resource]]
@@ -85,6 +100,11 @@ class Start:
     """Name and address."""
     api_url: str
     bind: str
+    relays: Sequence[str] = ()
+    """Names of relays that get a token each."""
+
+    def relay_token(self, name: str) -> Path:
+        return self.config.parent / f"relay-{name}.token"
 
     @property
     def gateway_token(self) -> Path:
@@ -102,8 +122,9 @@ def new_token() -> str:
 
 def write_start(start: Start, *, force: bool) -> None:
     """Writes the policy and the two token files. Raises ConfigError when one is there already."""
+    relays = {name: new_token() for name in start.relays}
     if not force:
-        for path in (start.config, start.gateway_token, start.client_token):
+        for path in (start.config, start.gateway_token, start.client_token, *map(start.relay_token, relays)):
             if path.exists():
                 raise ConfigError(f"{path} exists already; use --force to replace it, or --config for another place.")
     gateway, client = new_token(), new_token()
@@ -114,12 +135,15 @@ def write_start(start: Start, *, force: bool) -> None:
             f"[[resource]]\nname = {toml_text(name)}\naddress = {toml_text(address)}\nsites = [{toml_text(start.site)}]\n"
             for name, address in start.resources
         ),
+        relays="\n".join(token_block("relay", "", name, text) for name, text in relays.items()),
         policies="\n".join(f'[[policy]]\ngroup = "Everyone"\nresource = {toml_text(name)}\n' for name, _ in start.resources),
     )  # fmt: skip
     try:
         start.config.parent.mkdir(parents=True, exist_ok=True)
         write_secret(start.gateway_token, gateway, replace=force)
         write_secret(start.client_token, client, replace=force)
+        for name, token in relays.items():
+            write_secret(start.relay_token(name), token, replace=force)
         start.config.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be written: {error.strerror}.") from error
@@ -136,17 +160,22 @@ def next_commands(start: Start) -> list[tuple[str, str]]:
     def device(program: str, token: Path) -> str:
         return f'FIREZONE_API_URL={url} FIREZONE_TOKEN="$(cat {shlex.quote(str(token.absolute()))})" {python} -m {program}'
 
+    def relay(name: str) -> str:
+        return f"{device('firezone.relay', start.relay_token(name))} --public-ip4-addr ADDRESS"
+
     return [
         ("The portal", portal),
         ("The gateway, as root on a machine inside the site", device("firezone.gateway", start.gateway_token)),
+        *((f"Relay {name}, on a host with a public address", relay(name)) for name in start.relays),
         ("The client, as root on the machine that wants in", device("firezone.client", start.client_token)),
     ]
 
 
 def token_block(kind: str, owner: str, name: str, token: str) -> str:
     """Returns the TOML that lets a token in."""
-    key = "site" if kind == "gateway" else "user"
-    return f'[[{kind}_token]]\nname = {toml_text(name)}\n{key} = {toml_text(owner)}\nsha256 = "{token_hash(token)}"\n'
+    key = {"gateway": "site", "client": "user"}.get(kind)
+    owned = f"{key} = {toml_text(owner)}\n" if key else ""
+    return f'[[{kind}_token]]\nname = {toml_text(name)}\n{owned}sha256 = "{token_hash(token)}"\n'
 
 
 def write_secret(path: Path, token: str, *, replace: bool = False) -> None:

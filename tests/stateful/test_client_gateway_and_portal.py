@@ -7,7 +7,8 @@ from typing import Any
 
 from firezone.base.rng import SeededRng
 from firezone.proto.portal.login import Upgrade
-from firezone.proto.portal.service import Close, PortalService, Send
+from firezone.proto.portal.outputs import Close, Send
+from firezone.proto.portal.service import PortalService
 from firezone.proto.tunnel_state import ConnectionChanged
 from firezone.wire.phoenix import Push, decode_inbound, encode_frame
 from firezone.wire.portal.shared import PublicKey

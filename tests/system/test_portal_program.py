@@ -292,13 +292,14 @@ def test_a_state_file_that_is_none_is_said_and_left(directory: Path) -> None:
 
 def test_init_writes_what_check_accepts_and_prints_commands_that_can_be_run(directory: Path) -> None:
     elsewhere = directory / "it's here"
-    made = run("init", "--config", str(elsewhere / "p.toml"), "--site", 'Büro "1"', "--user", "me\\you", "--bind", "127.0.0.1:9")
+    options = ["--site", 'Büro "1"', "--user", "me\\you", "--relay", "east", "--bind", "127.0.0.1:9"]
+    made = run("init", "--config", str(elsewhere / "p.toml"), *options)
     assert made.returncode == 0, made.stderr
     commands = [line for line in made.stdout.splitlines() if " -m firezone." in line]
-    assert len(commands) == 3
+    assert len(commands) == 4
     checked = subprocess.run(commands[0] + " --check", shell=True, capture_output=True, text=True, check=False)
-    assert checked.stdout == f"{elsewhere / 'p.toml'} is fine: 1 site, 1 user, 2 tokens, 1 resource, 1 policy.\n"
-    for name, command in zip(("gateway", "client"), commands[1:], strict=True):
+    assert checked.stdout == f"{elsewhere / 'p.toml'} is fine: 1 site, 1 user, 3 tokens, 0 relays, 1 resource, 1 policy.\n"
+    for name, command in zip(("gateway", "relay-east", "client"), commands[1:], strict=True):
         secret = (elsewhere / f"{name}.token").read_text().strip()
         shown = subprocess.run(
             command.split(shlex.quote(sys.executable))[0] + "; printf '%s %s' \"$FIREZONE_API_URL\" \"$FIREZONE_TOKEN\"",

@@ -16,8 +16,22 @@ import msgspec
 
 from firezone.base.errors import ConfigError
 from firezone.base.ids import ResourceId, SiteId
-from firezone.base.net import Network
-from firezone.proto.portal.model import Account, Hours, Policy, PolicyBook, Resource, Role, Site, Token, User, stable_id
+from firezone.base.net import Endpoint, Network
+from firezone.base.secret import SecretText
+from firezone.proto.portal.model import (
+    Account,
+    Hours,
+    Location,
+    Policy,
+    PolicyBook,
+    Resource,
+    Role,
+    Site,
+    StaticRelay,
+    Token,
+    User,
+    stable_id,
+)
 from firezone.wire.portal.shared import Filter, UnixSeconds, is_domain, normal_uuid, parse_endpoint
 
 EVERYONE = "Everyone"
@@ -51,6 +65,7 @@ class _Account(_Table):
 class _Site(_Table):
     name: str
     id: str | None = None
+    location: list[float] | None = None
 
 
 class _User(_Table):
@@ -80,6 +95,23 @@ class _ClientToken(_Table):
     revoked: bool = False
 
 
+class _RelayToken(_Table):
+    name: str
+    sha256: str
+    expires: datetime | None = None
+    revoked: bool = False
+    location: list[float] | None = None
+
+
+class _Relay(_Table):
+    name: str
+    secret: str
+    ipv4: str | None = None
+    ipv6: str | None = None
+    port: int = 3478
+    location: list[float] | None = None
+
+
 class _Resource(_Table):
     name: str
     address: str
@@ -107,6 +139,8 @@ class _Document(_Table):
     group: list[_Group] = []
     gateway_token: list[_GatewayToken] = []
     client_token: list[_ClientToken] = []
+    relay_token: list[_RelayToken] = []
+    relay: list[_Relay] = []
     resource: list[_Resource] = []
     policy: list[_Policy] = []
 
@@ -167,13 +201,17 @@ class _Reader:
             members = (self._find(self._user_ids, "user", name, ("group", index, "members")) for name in group.members)
             self._members[group.name] = frozenset(members)
         self._members[EVERYONE] = frozenset(self._user_ids.values())
-        sites = {self._site_ids[site.name]: Site(self._site_ids[site.name], site.name) for site in document.site}
+        sites = {}
+        for index, site in enumerate(document.site):
+            place = _location(site.location, ("site", index, "location"))
+            sites[self._site_ids[site.name]] = Site(self._site_ids[site.name], site.name, place)
         users = (User(self._user_ids[user.name], user.name, user.enabled) for user in document.user)
         resources = (self._resource(index, resource) for index, resource in enumerate(document.resource))
         return PolicyBook(
             account, sites, {user.id: user for user in users}, self._tokens(),
             {resource.id: resource for resource in resources},
             tuple(self._policy(index, policy) for index, policy in enumerate(document.policy)),
+            self._relays(),
         )  # fmt: skip
 
     def _account(self, account: _Account) -> Account:
@@ -206,9 +244,33 @@ class _Reader:
         for index, client in enumerate(self._document.client_token):
             owner = self._find(self._user_ids, "user", client.user, ("client_token", index, "user"))
             self._token(tokens, ("client_token", index), client, Role.CLIENT, owner)
+        for index, relay in enumerate(self._document.relay_token):
+            place = _location(relay.location, ("relay_token", index, "location"))
+            self._token(tokens, ("relay_token", index), relay, Role.RELAY, "", place)
         return tokens
 
-    def _token(self, tokens: dict[str, Token], at: Path, table: _GatewayToken | _ClientToken, role: Role, owner_id: str) -> None:
+    def _relays(self) -> tuple[StaticRelay, ...]:
+        relays: dict[str, StaticRelay] = {}
+        for index, table in enumerate(self._document.relay):
+            at: Path = ("relay", index)
+            if re.fullmatch(r"[0-9a-f]{64}", table.secret) is None:
+                raise PolicyError("secret must be 64 lower-case hex digits, what the relay was started with", (*at, "secret"))
+            if table.secret in relays:
+                raise PolicyError("two relays must not have one secret: it is what tells them apart", (*at, "secret"))
+            endpoints = _relay_endpoints(table, at)
+            place = _location(table.location, (*at, "location"))
+            relays[table.secret] = StaticRelay(table.name, endpoints, SecretText(table.secret), place)
+        return tuple(relays.values())
+
+    def _token(
+        self,
+        tokens: dict[str, Token],
+        at: Path,
+        table: _GatewayToken | _ClientToken | _RelayToken,
+        role: Role,
+        owner_id: str,
+        location: Location | None = None,
+    ) -> None:
         digest = table.sha256.lower()
         if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
             raise PolicyError("sha256 must be the SHA-256 of the token: 64 hex digits, not the token itself", (*at, "sha256"))
@@ -216,7 +278,7 @@ class _Reader:
             raise PolicyError("this token is listed twice", (*at, "sha256"))
         expires = _timestamp(table.expires, (*at, "expires"))
         if not table.revoked:
-            tokens[digest] = Token(stable_id("token", digest), table.name, role, owner_id, digest, expires)
+            tokens[digest] = Token(stable_id("token", digest), table.name, role, owner_id, digest, expires, location)
 
     def _resource(self, index: int, table: _Resource) -> Resource:
         at: Path = ("resource", index)
@@ -257,6 +319,33 @@ class _Reader:
             known = ", ".join(repr(other) for other in table) or "none"
             raise PolicyError(f"there is no {kind} {name!r} (known: {known})", at)
         return table[name]
+
+
+def _relay_endpoints(table: _Relay, at: Path) -> tuple[Endpoint, ...]:
+    if not 0 < table.port < 65536:
+        raise PolicyError(f"{table.port} is no UDP port", (*at, "port"))
+    endpoints = []
+    for family, text in ((4, table.ipv4), (6, table.ipv6)):
+        if text is None:
+            continue
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError as error:
+            raise PolicyError(f"{text!r} is no IP address", (*at, f"ipv{family}")) from error
+        if address.version != family:
+            raise PolicyError(f"{text!r} is no IPv{family} address", (*at, f"ipv{family}"))
+        endpoints.append(Endpoint(address.packed, table.port))
+    if not endpoints:
+        raise PolicyError("a relay needs an address: ipv4, ipv6 or both", at)
+    return tuple(endpoints)
+
+
+def _location(place: list[float] | None, at: Path) -> Location | None:
+    if place is None:
+        return None
+    if len(place) != 2 or not (-90 <= place[0] <= 90 and -180 <= place[1] <= 180):
+        raise PolicyError("a location is [latitude, longitude] in degrees, such as [52.5, 13.4]", at)
+    return place[0], place[1]
 
 
 def _from_validation(error: msgspec.ValidationError) -> PolicyError:

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from firezone.base.errors import FirezoneError
+from firezone.base.net import Endpoint
 from firezone.proto.portal.model import PolicyBook, Role, Token, token_hash
-from firezone.proto.portal.presence import version_of
 from firezone.wire.portal.shared import PublicKey
 
 MAX_NAME = 255
+COMPONENTS = ("connlib/", "headless-client/", "gui-client/", "apple-client/", "android-client/", "gateway/", "relay/")
 
-_ROLES = {"/client/websocket": Role.CLIENT, "/gateway/websocket": Role.GATEWAY}
+_ROLES = {f"/{role.value}/websocket": role for role in Role}
 
 
 class LoginRejected(FirezoneError):
@@ -56,7 +57,19 @@ class Login:
     remote_ip: str
 
 
-def read_login(upgrade: Upgrade, book: PolicyBook, utc_s: int) -> Login:
+@dataclass(frozen=True, slots=True)
+class RelayLogin:
+    """The request of a relay that was found good."""
+
+    token: Token
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    """Where devices reach it, IPv4 before IPv6."""
+    version: str
+    remote_ip: str
+
+
+def read_login(upgrade: Upgrade, book: PolicyBook, utc_s: int) -> Login | RelayLogin:
     """Checks an upgrade request. Raises LoginRejected."""
     role = _ROLES.get(upgrade.path)
     if role is None:
@@ -65,6 +78,8 @@ def read_login(upgrade: Upgrade, book: PolicyBook, utc_s: int) -> Login:
     version = version_of(upgrade.user_agent)
     if version is None:
         raise _invalid("the user agent names no component")
+    if role is Role.RELAY:
+        return _read_relay(upgrade, token, version)
     external_id = upgrade.parameters.get("external_id", "").strip()
     if not external_id:
         raise _invalid("external_id is missing")
@@ -76,6 +91,39 @@ def read_login(upgrade: Upgrade, book: PolicyBook, utc_s: int) -> Login:
     except ValueError as error:
         raise _invalid("public_key is not 44 characters of base64") from error
     return Login(role, token, external_id, name, public_key, version, upgrade.remote_ip)
+
+
+def version_of(user_agent: str) -> str | None:
+    """Returns the version in a user agent, None when no word of it names a component of ours."""
+    for word in user_agent.split(" "):
+        for component in COMPONENTS:
+            if word.startswith(component):
+                return word.removeprefix(component)
+    return None
+
+
+def _read_relay(upgrade: Upgrade, token: Token, version: str) -> RelayLogin:
+    name = upgrade.parameters.get("name", token.name).strip()
+    if not 1 <= len(name) <= MAX_NAME:
+        raise _invalid(f"a name has 1 to {MAX_NAME} characters")
+    port = upgrade.parameters.get("port", "3478")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise _invalid("port is no UDP port")
+    endpoints = []
+    for family in (4, 6):
+        text = upgrade.parameters.get(f"ipv{family}")
+        if text is None:
+            continue
+        try:
+            endpoint = Endpoint.from_text(text, int(port))
+        except ValueError as error:
+            raise _invalid(f"ipv{family} is no address") from error
+        if endpoint.is_ipv4 != (family == 4):
+            raise _invalid(f"ipv{family} is of the other family")
+        endpoints.append(endpoint)
+    if not endpoints:
+        raise _invalid("neither ipv4 nor ipv6 is given")
+    return RelayLogin(token, name, tuple(endpoints), version, upgrade.remote_ip)
 
 
 def _token(upgrade: Upgrade, book: PolicyBook, role: Role, utc_s: int) -> Token:
@@ -92,7 +140,7 @@ def _token(upgrade: Upgrade, book: PolicyBook, role: Role, utc_s: int) -> Token:
 
 
 def _is_owner_active(token: Token, book: PolicyBook) -> bool:
-    return token.role is Role.GATEWAY or book.users[token.owner_id].is_enabled
+    return token.role is not Role.CLIENT or book.users[token.owner_id].is_enabled
 
 
 def _invalid(why: str) -> LoginRejected:

@@ -13,15 +13,20 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from firezone.base.ids import ResourceId, SiteId
-from firezone.base.net import Network
-from firezone.base.secret import SecretBytes
+from firezone.base.ids import RelayId, ResourceId, SiteId
+from firezone.base.net import Endpoint, Network
+from firezone.base.secret import SecretBytes, SecretText
 from firezone.wire.portal.shared import Filter, PublicKey, UnixSeconds
 
 
 class Role(Enum):
     CLIENT = "client"
     GATEWAY = "gateway"
+    RELAY = "relay"
+
+
+Location = tuple[float, float]
+"""Latitude and longitude in degrees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Account:
 class Site:
     id: SiteId
     name: str
+    location: Location | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,11 @@ class Token:
     name: str
     role: Role
     owner_id: str
-    """User of a client token, site of a gateway token."""
+    """User of a client token, site of a gateway token, empty for a relay's."""
     sha256: str = field(repr=False)
     expires_at: UnixSeconds | None
+    location: Location | None = None
+    """Of the relay that logs in with it."""
 
     def is_valid(self, utc_s: int) -> bool:
         return self.expires_at is None or utc_s < self.expires_at
@@ -105,6 +113,29 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class StaticRelay:
+    """A relay that runs by itself (`--secret`) and is named by the policy."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    """IPv4 before IPv6."""
+    secret: SecretText
+    location: Location | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineRelay:
+    """A relay that devices may be told of."""
+
+    id: RelayId
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    secret: SecretText
+    """From which the credentials of everybody are derived."""
+    location: Location | None
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyBook:
     """A whole policy file, checked and resolved."""
 
@@ -115,6 +146,7 @@ class PolicyBook:
     """By the hash of their text."""
     resources: dict[ResourceId, Resource]
     policies: tuple[Policy, ...]
+    relays: tuple[StaticRelay, ...] = ()
 
     def token_by_id(self, token_id: str) -> Token | None:
         return next((token for token in self.tokens.values() if token.id == token_id), None)

@@ -13,11 +13,10 @@ from typing import Any
 from firezone.base.rng import Rng, below
 from firezone.base.timing import Instant
 from firezone.proto.portal.model import Device, Role, Token
+from firezone.proto.portal.relays import RelayNews
 
 IDLE_TIMEOUT_S = {Role.CLIENT: 307, Role.GATEWAY: 37}
 """A device that said nothing for this long is gone; any frame counts."""
-
-COMPONENTS = ("connlib/", "headless-client/", "gui-client/", "apple-client/", "android-client/", "gateway/", "relay/")
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +30,7 @@ class Connection:
     is_joined: bool = False
     told: dict[str, Any] = field(default_factory=dict)
     """Resources as this client was told of them, by id."""
+    relays: RelayNews = field(default_factory=RelayNews)
 
     @property
     def topic(self) -> str:
@@ -72,15 +72,6 @@ class Presence:
 
     def all(self, role: Role | None = None) -> list[Connection]:
         return [connection for connection in self._by_number.values() if role in (None, connection.device.role)]
-
-
-def version_of(user_agent: str) -> str | None:
-    """Returns the version in a user agent, None when no word of it names a component of ours."""
-    for word in user_agent.split(" "):
-        for component in COMPONENTS:
-            if word.startswith(component):
-                return word.removeprefix(component)
-    return None
 
 
 def is_compatible(client: str, gateway: str) -> bool:

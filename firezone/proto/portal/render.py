@@ -11,7 +11,7 @@ from firezone.base.ids import ClientId, GatewayId, SiteId
 from firezone.proto.portal.credentials import PairCredentials
 from firezone.proto.portal.model import Account, Device, Grant, PolicyBook, Resource
 from firezone.wire.portal import client, gateway
-from firezone.wire.portal.shared import ClientInterface, Interface, Site, UnixSeconds, UpstreamDns
+from firezone.wire.portal.shared import ClientInterface, Interface, Site, TurnRelay, UnixSeconds, UpstreamDns
 
 FAR_FUTURE = UnixSeconds(4_102_444_800)
 """2100-01-01: stands for "never" where the wire wants a number."""
@@ -44,9 +44,10 @@ def client_interface(device: Device, account: Account) -> ClientInterface:
     )
 
 
-def gateway_init(device: Device, account: Account, grants: Iterable[Grant]) -> gateway.Init:
+def gateway_init(device: Device, account: Account, grants: Iterable[Grant], relays: tuple[TurnRelay, ...]) -> gateway.Init:
     """Returns the `init` of a gateway with every grant it shall keep."""
     return gateway.Init(
+        relays=relays,
         account_slug=account.slug,
         interface=Interface(ipv4=device.ipv4, ipv6=device.ipv6),
         config=gateway.Config(ipv4_masquerade_enabled=True, ipv6_masquerade_enabled=True),

@@ -12,7 +12,6 @@ import dataclasses
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from firezone.base.errors import WireError
@@ -23,10 +22,12 @@ from firezone.base.timing import SECOND, Instant, UnixTime, earliest
 from firezone.proto.portal import render
 from firezone.proto.portal.credentials import free_offset, pair_credentials
 from firezone.proto.portal.grants import ANSWER_TIMEOUT, Grants, Pending, PendingFlows
-from firezone.proto.portal.login import Login, LoginRejected, Upgrade, read_login
-from firezone.proto.portal.model import Device, Grant, PolicyBook, Resource, Role, Store
+from firezone.proto.portal.login import Login, LoginRejected, RelayLogin, Upgrade, read_login
+from firezone.proto.portal.model import Device, Grant, Location, OnlineRelay, PolicyBook, Resource, Role, Store
+from firezone.proto.portal.outputs import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, Close, Notice, Output, Send
 from firezone.proto.portal.policy import Verdict, earlier, judge
 from firezone.proto.portal.presence import Connection, Presence, is_compatible, pick_gateway
+from firezone.proto.portal.relays import Relays, turn_entries
 from firezone.wire.phoenix import (
     DISCONNECT,
     HEARTBEAT,
@@ -41,54 +42,18 @@ from firezone.wire.phoenix import (
     encode_reply,
 )
 from firezone.wire.portal import client, gateway
-from firezone.wire.portal.shared import NoRelays, UnixSeconds, Vocabulary
+from firezone.wire.portal.shared import NoRelays, RelaysPresence, TurnRelay, UnixSeconds, Vocabulary
 
 RECOMPUTE_INTERVAL = 60 * SECOND
 """Conditions that depend on the time are looked at this often."""
 DUPLICATE_RETRY_S = 5
 """Pause asked of a second gateway with the identity of a connected one."""
 
-CLOSE_NORMAL = 1000
-CLOSE_GOING_AWAY = 1001
-CLOSE_PROTOCOL_ERROR = 1002
-
 VOCABULARIES: dict[Role, tuple[Vocabulary, Vocabulary]] = {
     Role.CLIENT: (client.TO_PORTAL, client.FROM_PORTAL),
     Role.GATEWAY: (gateway.TO_PORTAL, gateway.FROM_PORTAL),
 }
 """What each role says and hears."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write one text frame."""
-
-    connection: int
-    text: str
-
-    def __repr__(self) -> str:
-        return f"Send(connection={self.connection}, {len(self.text)} characters)"
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the WebSocket, after what was to be sent before."""
-
-    connection: int
-    code: int
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something an administrator may want to know. Holds no secrets."""
-
-    level: str
-    """debug, info or warning."""
-    text: str
-    fields: dict[str, Any]
-
-
-Output = Send | Close | Notice
 
 
 class PortalService:
@@ -105,6 +70,8 @@ class PortalService:
         self._pending = PendingFlows(rng)
         self._presence = Presence()
         self._outputs: deque[Output] = deque()
+        self._relays = Relays(rng, self._outputs)
+        self._relays.set_policy(book, utc // SECOND, now)
         self._recompute_at = now
         self._handlers: dict[type, Callable[[Connection, Any, Frame, Instant, int], None]] = {
             client.CreateFlow: self._on_create_flow,
@@ -118,35 +85,41 @@ class PortalService:
         self._reconcile(utc)
         self._store.commit()
 
-    def check_login(self, upgrade: Upgrade, utc: UnixTime) -> Login:
+    def check_login(self, upgrade: Upgrade, utc: UnixTime) -> Login | RelayLogin:
         """Judges an upgrade request without changing anything. Raises LoginRejected."""
         login = read_login(upgrade, self._book, utc // SECOND)
-        if self._is_duplicate_gateway(login):
+        if isinstance(login, Login) and self._is_duplicate_gateway(login):
             # The older one keeps working; if it is dead, its silence ends it soon.
             raise LoginRejected(
                 503, "A gateway with this id is connected", code="gateway_already_connected", retry_after_s=DUPLICATE_RETRY_S
             )
         return login
 
-    def handle_connected(self, number: int, login: Login, now: Instant, utc: UnixTime) -> None:
+    def handle_connected(self, number: int, login: Login | RelayLogin, now: Instant, utc: UnixTime) -> None:
         """A WebSocket stands for a login that was found good."""
         utc_s = utc // SECOND
         token = self._book.tokens.get(login.token.sha256)
-        if token is None or not token.is_valid(utc_s) or self._is_duplicate_gateway(login):
+        if token is None or not token.is_valid(utc_s) or (isinstance(login, Login) and self._is_duplicate_gateway(login)):
             self._outputs.append(Close(number, CLOSE_NORMAL))
+            return
+        if token.expires_at is not None:
+            self._recompute_at = min(self._recompute_at, now + (token.expires_at * SECOND - utc))
+        if isinstance(login, RelayLogin):
+            self._relays.handle_connected(number, login, now)
             return
         device = self._upsert(login, utc_s)
         older = self._presence.of_device(device.id)
         if older is not None:
             self._evict(older)
         self._presence.add(Connection(number, device, token, now))
-        if token.expires_at is not None:
-            self._recompute_at = min(self._recompute_at, now + (token.expires_at * SECOND - utc))
         self._store.commit()
         self._notice("info", f"{login.role.value} connected", device, version=device.version)
 
     def handle_text(self, number: int, text: str | bytes, now: Instant, utc: UnixTime) -> None:
-        """Takes one text frame of a device."""
+        """Takes one text frame of a device or relay."""
+        if number in self._relays:
+            self._relays.handle_text(number, text, now)
+            return
         connection = self._presence.get(number)
         if connection is None:
             return
@@ -162,6 +135,7 @@ class PortalService:
 
     def handle_disconnected(self, number: int, now: Instant) -> None:
         """A WebSocket is gone."""
+        self._relays.handle_disconnected(number, now)
         connection = self._presence.remove(number)
         if connection is None:
             return
@@ -179,6 +153,8 @@ class PortalService:
                 self._close(connection, CLOSE_GOING_AWAY, now)
         if now >= self._recompute_at:
             self._recompute(now, utc)
+        if self._relays.handle_timeout(now):
+            self._push_relays()
         self._store.commit()
 
     def handle_policy(self, book: PolicyBook, now: Instant, utc: UnixTime) -> None:
@@ -199,6 +175,7 @@ class PortalService:
             (self._recompute_at, "recompute policies"),
             None if pending is None else (pending, "gateway's answer"),
             None if idle is None else (idle, "idle device"),
+            self._relays.poll_timeout(),
         )
 
     def poll_output(self) -> Output | None:
@@ -227,12 +204,13 @@ class PortalService:
     def _push_init(self, connection: Connection, utc_s: int) -> None:
         device, account = connection.device, self._book.account
         self._reconcile(utc_s * SECOND, only=device.id)
+        relays = self._turn(connection, connection.relays.begin(self._relays, self._location(device)))
         if device.role is Role.GATEWAY:
-            self._say(connection, render.gateway_init(device, account, self._grants.of_gateway(device.id)))
+            self._say(connection, render.gateway_init(device, account, self._grants.of_gateway(device.id), relays))
             return
         connection.told = self._visible(connection, utc_s)
         interface = render.client_interface(device, account)
-        self._say(connection, client.Init(interface=interface, resources=tuple(connection.told.values())))
+        self._say(connection, client.Init(interface=interface, resources=tuple(connection.told.values()), relays=relays))
 
     def _on_create_flow(self, connection: Connection, message: client.CreateFlow, frame: Frame, now: Instant, utc_s: int) -> None:
         resource = self._book.resources.get(message.resource_id)
@@ -279,7 +257,10 @@ class PortalService:
             self._say(asker, pending.answer)
 
     def _on_no_relays(self, connection: Connection, message: NoRelays, frame: Frame, now: Instant, utc_s: int) -> None:
+        """Answered with what there is, even if that is none: then the next relay that comes online is pushed."""
         self._notice("warning", "a device has no relay left", connection.device)
+        chosen = connection.relays.begin(self._relays, self._location(connection.device))
+        self._say(connection, RelaysPresence(disconnected_ids=(), connected=self._turn(connection, chosen)))
 
     def _on_candidates(
         self,
@@ -384,6 +365,24 @@ class PortalService:
             if resource.site_ids and self._judge(connection.device, resource, utc_s).is_permitted
         }
 
+    def _push_relays(self) -> None:
+        """Tells every device what changed for it among the relays."""
+        for connection in self._presence.all():
+            news = connection.relays.update(self._relays, self._location(connection.device)) if connection.is_joined else None
+            if news is not None:
+                gone, chosen = news
+                self._say(connection, RelaysPresence(disconnected_ids=tuple(gone), connected=self._turn(connection, chosen)))
+
+    def _turn(self, connection: Connection, chosen: list[OnlineRelay]) -> tuple[TurnRelay, ...]:
+        """Returns the entries for a device: a client's credentials die with its token, a gateway's do not."""
+        expires_at = connection.token.expires_at if connection.device.role is Role.CLIENT else None
+        return turn_entries(chosen, connection.device.public_key, expires_at)
+
+    def _location(self, device: Device) -> Location | None:
+        """Returns where a device is: a gateway at its site; of a client nobody knows."""
+        site = self._book.sites.get(device.owner_id) if device.role is Role.GATEWAY else None  # type: ignore[call-overload]
+        return None if site is None else site.location
+
     def _recompute(self, now: Instant, utc: UnixTime) -> None:
         """Applies the policy as it is now to everybody: logins first, then grants, then what clients see."""
         utc_s = utc // SECOND
@@ -395,6 +394,10 @@ class PortalService:
                 self._close(connection, CLOSE_NORMAL, now)
                 continue
             connection.token = token
+            if token.expires_at is not None:
+                self._recompute_at = min(self._recompute_at, now + (token.expires_at * SECOND - utc))
+        self._relays.set_policy(self._book, utc_s, now)
+        for token in self._relays.tokens():
             if token.expires_at is not None:
                 self._recompute_at = min(self._recompute_at, now + (token.expires_at * SECOND - utc))
         self._reconcile(utc)
@@ -465,7 +468,8 @@ class PortalService:
                 continue
             grants = self._grants.of_gateway(connection.device.id)
             if old.account.slug != self._book.account.slug:
-                self._say(connection, render.gateway_init(connection.device, self._book.account, grants))
+                relays = self._turn(connection, connection.relays.begin(self._relays, self._location(connection.device)))
+                self._say(connection, render.gateway_init(connection.device, self._book.account, grants, relays))
             for resource_id in dict.fromkeys(grant.resource_id for grant in grants):
                 before, after = old.resources.get(resource_id), self._book.resources[resource_id]
                 if before is not None and render.gateway_resource(before) != render.gateway_resource(after):

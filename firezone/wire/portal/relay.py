@@ -9,6 +9,8 @@ from firezone.base.secret import SecretText
 from firezone.wire.portal.shared import Message, Vocabulary
 
 TOPIC = "relay"
+SECRET_DIGITS = 64
+_DIGITS = frozenset("0123456789abcdef")
 
 
 class Join(Message, frozen=True):
@@ -16,6 +18,10 @@ class Join(Message, frozen=True):
 
     stamp_secret: SecretText
     """Lower-case hex of 32 random bytes; the portal derives TURN credentials from it."""
+
+    def __post_init__(self) -> None:
+        if len(self.stamp_secret.reveal()) != SECRET_DIGITS or not _DIGITS.issuperset(self.stamp_secret.reveal()):
+            raise ValueError(f"stamp_secret is not {SECRET_DIGITS} lower-case hex digits")
 
 
 class Init(Message, frozen=True):

@@ -16,13 +16,15 @@ from firezone.base.timing import SECOND
 from firezone.proto.portal.config import read_policy
 from firezone.proto.portal.login import Upgrade
 from firezone.proto.portal.model import Device, Grant, PolicyBook, token_hash
-from firezone.proto.portal.service import Close, Notice, PortalService, Send
+from firezone.proto.portal.outputs import Close, Notice, Send
+from firezone.proto.portal.service import PortalService
 from firezone.wire.phoenix import Disconnected, Push, decode_inbound, encode_frame
-from firezone.wire.portal import client, gateway
+from firezone.wire.portal import client, gateway, relay
 from firezone.wire.portal.shared import PublicKey
 
-MODULES = {"client": client, "gateway": gateway}
-AGENTS = {"client": "Debian/12.0.0 connlib/1.5.4 (x86_64; 6.12.0)", "gateway": "Debian/12.0.0 connlib/1.4.17 (x86_64; 6.12.0)"}
+MODULES = {"client": client, "gateway": gateway, "relay": relay}
+AGENTS = {"client": "Debian/12.0.0 connlib/1.5.4 (x86_64; 6.12.0)", "gateway": "Debian/12.0.0 connlib/1.4.17 (x86_64; 6.12.0)",
+          "relay": "relay/0.1.0"}  # fmt: skip
 UTC = 1_750_000_000 * SECOND
 """Sunday 2025-06-15 15:06:40 UTC."""
 
@@ -207,6 +209,18 @@ class Bench:
             "token": token, "external_id": device_id, "name": f"the {role}", "public_key": PublicKey(key * 32).to_text(),
         }  # fmt: skip
         return Upgrade(f"/{role}/websocket", parameters, agent or AGENTS[role], ip)
+
+    def relay(self, secret: str, *, token: str = "relay-token", ipv4: str = "203.0.113.50", **parameters: str) -> ScriptedDevice:
+        """Returns a relay that has joined with a secret; `parameters` of its login, ipv4="" for none."""
+        addresses = {"ipv4": ipv4} if ipv4 else {}
+        query = {"token": token, "port": "3478", **addresses, **parameters}
+        upgrade = Upgrade("/relay/websocket", query, AGENTS["relay"], "192.0.2.9")
+        login = self.service.check_login(upgrade, self.utc)
+        self.next_number += 1
+        device = self.devices[self.next_number] = ScriptedDevice(self, "relay", self.next_number)
+        self.service.handle_connected(self.next_number, login, self.now, self.utc)
+        device.say("phx_join", {"stamp_secret": secret})
+        return device
 
     def pair(self) -> tuple[ScriptedDevice, ScriptedDevice]:
         """Returns a joined gateway and a joined client."""

@@ -9,8 +9,9 @@ import pytest
 from firezone.base.rng import SeededRng
 from firezone.base.secret import SecretBytes, SecretText
 from firezone.proto.portal.credentials import ADDRESSES, free_offset, pair_credentials
+from firezone.proto.portal.login import version_of
 from firezone.proto.portal.model import Device, Role
-from firezone.proto.portal.presence import is_compatible, version_of
+from firezone.proto.portal.presence import is_compatible
 from firezone.wire.portal.shared import PublicKey, UnixSeconds
 
 

@@ -37,7 +37,7 @@ def kinds(device: ScriptedDevice) -> list[str]:
         ("client", "gateway-token", "", 401),
         ("gateway", "client-token", "", 401),
         ("client", "client-token", "curl/8", 422),
-        ("relay", "client-token", "relay/0.1.0", 404),
+        ("relay", "client-token", "relay/0.1.0", 401),
     ],
 )
 def test_a_login_is_judged_before_101(role: str, token: str, agent: str, status: int) -> None:
