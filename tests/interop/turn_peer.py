@@ -101,7 +101,7 @@ class TurnPeer:
     def _take(self, remote: Endpoint, local: Endpoint, data: bytes) -> None:
         framed = decode_channel_data(data)
         if framed is not None:
-            found = self.allocation.decapsulate(remote, framed[0])
+            found = self.allocation.decapsulate(remote, framed[0], time.monotonic_ns())
             if found is not None:
                 self.received.append((found[1], framed[1]))
             return

@@ -247,7 +247,7 @@ class Node:
                 self._handle_relay(local, remote, datagram, now)
                 return None
             case Traffic.CHANNEL:
-                inner = self._relays.decapsulate(remote, datagram)
+                inner = self._relays.decapsulate(remote, datagram, now)
                 if inner is None:
                     self.counters.relay_datagrams += 1
                     return None

@@ -14,7 +14,7 @@ from firezone.proto.snownet.connections import Connections
 from firezone.proto.snownet.events import NoRelaysLeft, Outbox, RelayLost
 from firezone.proto.snownet.relays import Relay, RelayBook
 from firezone.proto.snownet.routes import Path, Routes
-from firezone.proto.turn.events import AllocationEvent, CandidateFound, CandidateLost, ChannelChanged
+from firezone.proto.turn.events import AllocationEvent, CandidateFound, CandidateLost, ChannelChanged, RelaySilent
 from firezone.wire.candidate import CandidateKind
 
 
@@ -100,6 +100,9 @@ class Relaying:
                 return touched
             case ChannelChanged(lent, peer):
                 self._routes.refresh(Path(lent, peer, is_relayed=True), now)
+                return []
+            case RelaySilent(since):
+                self._book.compare(relay, since, now)
                 return []
 
     def _replace(self, now: Instant) -> list[Connection]:

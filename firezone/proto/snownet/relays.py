@@ -123,6 +123,16 @@ class RelayBook:
             self.drop(relay)
         return dead
 
+    def compare(self, relay: RelayId, since: Instant, now: Instant) -> None:
+        """Tells a silent relay's allocation whether others were heard since that instant, and asks them all."""
+        silent = self._allocations.get(relay)
+        for other in self._allocations.values():
+            if silent is None or other is silent:
+                continue
+            if other.has_allocation and other.heard_at >= since:
+                silent.note_others_answer()
+            other.check(now)
+
     # datagrams
 
     def classify(self, remote: Endpoint, datagram: bytes) -> Traffic:
@@ -136,13 +146,13 @@ class RelayBook:
             return Traffic.STUN if is_stun else Traffic.CHANNEL
         return Traffic.STALE if remote.ip in self._former else Traffic.PEER
 
-    def decapsulate(self, remote: Endpoint, datagram: bytes) -> tuple[Endpoint, Endpoint, bytes] | None:
+    def decapsulate(self, remote: Endpoint, datagram: bytes, now: Instant) -> tuple[Endpoint, Endpoint, bytes] | None:
         """Returns where a peer's datagram arrived, who it is from and itself; None if it came over no channel of ours."""
         allocation, framed = self.at(remote), decode_channel_data(datagram)
         if allocation is None or framed is None:
             return None
         number, payload = framed
-        found = allocation.decapsulate(remote, number)
+        found = allocation.decapsulate(remote, number, now)
         return None if found is None else (*found, payload)
 
     def at(self, server: Endpoint) -> Allocation | None:

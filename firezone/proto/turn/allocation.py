@@ -28,9 +28,10 @@ from firezone.proto.ice.candidates import host_candidate, reflexive_candidate
 from firezone.proto.turn import messages
 from firezone.proto.turn.addresses import Addresses
 from firezone.proto.turn.channels import Channel, ChannelGate, Channels, encode_channel_data
-from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelChanged
+from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelChanged, RelaySilent
 from firezone.proto.turn.messages import Code, Credentials, Template
-from firezone.proto.turn.requests import PROBING, Request, Requests
+from firezone.proto.turn.requests import MAX_CHALLENGES, PROBING, Request, Requests, is_credible
+from firezone.proto.turn.silence import Silence
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method, Received
 
 KEEP_ALIVE = 25 * SECOND
@@ -39,8 +40,6 @@ RETRY_REFRESH = 30 * SECOND
 """After a relay refused a REFRESH without saying that the allocation is gone."""
 MAX_WAITING = 100
 """Peers that wait for an allocation to bind a channel on; the oldest are forgotten."""
-MAX_CHALLENGES = 8
-"""Nonces tried for one request. A relay changes its nonce now and then, never this often."""
 MAX_RECOVERIES = 8
 """Times in a row, with less than `RECOVERY_PAUSE` in between, that a relay may say the allocation is not what we think."""
 RECOVERY_PAUSE = 10 * SECOND
@@ -66,6 +65,7 @@ class Allocation:
         self._addresses = Addresses()
         self._expires_at: Instant | None = None
         self._refresh_at: Instant = 0
+        self._silence = Silence(now)
         self._requests = Requests()
         self._channels = Channels()
         self._waiting: dict[Endpoint, None] = {}
@@ -91,8 +91,9 @@ class Allocation:
         code = None if error is None else error.code
         if received.message.message_class is MessageClass.ERROR and code is None:
             return False
-        if not self._is_credible(request, received, code):
+        if not is_credible(request, received, code, self._credentials, may_recover=self._recoveries < MAX_RECOVERIES):
             return False
+        self._silence.on_heard(now)
         self._measure(request, now)
         self._requests.remove(request)
         if received.message.message_class is MessageClass.SUCCESS:
@@ -101,7 +102,7 @@ class Allocation:
             self._handle_error(request, code, received, now)
         return True
 
-    def decapsulate(self, remote: Endpoint, number: int) -> tuple[Endpoint, Endpoint] | None:
+    def decapsulate(self, remote: Endpoint, number: int, now: Instant) -> tuple[Endpoint, Endpoint] | None:
         """Takes note of channel data.
 
         Returns: the lent address it arrived at and the peer it is from; None if it must be dropped.
@@ -113,6 +114,7 @@ class Allocation:
         if lent is None:
             return None
         channel.has_received = True
+        self._silence.on_heard(now)
         return lent, channel.peer
 
     def bind_channel(self, peer: Endpoint, now: Instant) -> None:
@@ -137,6 +139,7 @@ class Allocation:
             self.bind_channel(peer, now)
             return None
         self.note_sent(now)
+        self._silence.on_sent(now)
         return Transmit(None, self._active, encode_channel_data(number, payload))
 
     def note_sent(self, now: Instant) -> None:
@@ -151,8 +154,20 @@ class Allocation:
         elif self.has_allocation and self._active is not None and not self._is_asking(Method.REFRESH):
             self._ask(messages.refresh(), now, waits=PROBING)
 
+    def check(self, now: Instant) -> None:
+        """Asks the relay whether it is there: quickly, and without giving it up if it is not."""
+        if self.has_allocation and self._active is not None and not any(request.is_check for request in self._requests):
+            self._silence.do_others_answer = False
+            self._send(Request(messages.binding(), self._active, waits=PROBING, is_check=True), now)
+
+    def note_others_answer(self) -> None:
+        """Is told, while it is asked by `check`, that it is not our network that is silent."""
+        self._silence.do_others_answer = True
+
     def handle_timeout(self, now: Instant) -> None:
         """Does what is due: expiry, keep-alive, retransmissions, refreshes."""
+        if self.has_allocation and self._silence.is_due(now):
+            self.check(now)
         if self._expires_at is not None and now >= self._expires_at:
             self._invalidate()
         if self.has_allocation and now >= self._keep_alive_at and self._active is not None:
@@ -182,6 +197,8 @@ class Allocation:
             deadlines.append((due, "TURN request"))
         if self._expires_at is not None:
             deadlines += [(self._expires_at, "TURN expiry"), (self._keep_alive_at, "TURN keep-alive")]
+            if (silence := self._silence.deadline()) is not None:
+                deadlines.append((silence, "TURN silence"))
             if not self._is_asking(Method.REFRESH):
                 deadlines.append((self._refresh_at, "TURN refresh"))
             if (review := self._channels.next_review()) is not None:
@@ -220,6 +237,11 @@ class Allocation:
         return "no response" if self._active is None else None
 
     @property
+    def heard_at(self) -> Instant:
+        """When the relay was last heard of."""
+        return self._silence.heard_at
+
+    @property
     def active_server(self) -> Endpoint | None:
         """The relay's socket we use; None before it answered."""
         return self._active
@@ -238,26 +260,6 @@ class Allocation:
         return None if channel is None or not channel.is_sendable(now) else channel.number
 
     # answers
-
-    def _is_credible(self, request: Request, received: Received, code: int | None) -> bool:
-        """Signed by the relay, or a mere challenge. Of BINDINGs, which nobody signs, only success counts.
-
-        Other relays than Firezone's do not sign 401 and 438, answer 400 to a signature without a nonce (RFC 8489 section 9.2.4),
-        and coturn says 437 to ALLOCATE before it looks who asks. Such an answer may make us ask again, a few times, but never
-        give up anything: else one forged datagram could take the relay from us.
-        """
-        if not request.template.is_authenticated:
-            return code is None
-        if self._credentials is not None and received.verify_integrity(self._credentials.key.reveal()):
-            return True
-        if received.integrity is not None or request.challenges >= MAX_CHALLENGES:
-            return False
-        if code == Code.BAD_REQUEST:
-            return request.nonce is None and not request.is_bare
-        if code == Code.ALLOCATION_MISMATCH:
-            return request.template.method is Method.ALLOCATE and self._recoveries < MAX_RECOVERIES
-        is_challenge = code == Code.STALE_NONCE or (code == Code.UNAUTHORIZED and request.nonce is None)
-        return is_challenge and received.message.get(Attribute.NONCE) is not None
 
     def _measure(self, request: Request, now: Instant) -> None:
         """A request that was sent twice tells nothing: who knows which one was answered (RFC 6298 section 3)."""
@@ -418,9 +420,15 @@ class Allocation:
 
     def _retransmit(self, request: Request, now: Instant) -> None:
         if not request.is_exhausted:
+            if request.is_check:
+                self._events.append(RelaySilent(request.first_at))
             self._send(request, now)
             return
         self._requests.remove(request)
+        if request.is_check:
+            if self._silence.do_others_answer:
+                self._fail("silent while others answer")
+            return
         if self._active is not None and request.server.is_ipv4 == self._active.is_ipv4:
             self._active = None
             self._invalidate()

@@ -33,4 +33,12 @@ class ChannelChanged:
     peer: Endpoint
 
 
-AllocationEvent = CandidateFound | CandidateLost | ChannelChanged
+@dataclass(frozen=True, slots=True)
+class RelaySilent:
+    """The relay leaves questions unanswered: see whether others answer."""
+
+    since: int
+    """Instant of the first question."""
+
+
+AllocationEvent = CandidateFound | CandidateLost | ChannelChanged | RelaySilent

@@ -268,6 +268,49 @@ def test_dead_relay_is_found_by_the_portals_next_word_and_left() -> None:  # T26
     assert gateway.failed_at() is None
 
 
+@pytest.mark.parametrize("is_idle", [False, True])
+def test_dead_relay_in_use_is_left_within_seconds_when_another_answers(is_idle: bool) -> None:  # 5.10
+    world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    if is_idle:
+        world.run(60)
+    used = client.node.path_of(gateway.name)
+    assert used is not None
+    dead = next(model for model in world.relays if model.owns(used.local))
+    world.run(0.7)
+    dead.is_alive = False
+    died = world.now
+    assert world.run_until(lambda: exchange(client, gateway, wait=0.1), 8)
+    assert world.now - died < 7 * SECOND
+    assert client.events_of(RelayLost) == [RelayLost(dead.id, "silent while others answer")]
+    assert client.failed_at() is None
+    assert gateway.failed_at() is None
+
+
+def test_outage_of_our_own_network_costs_no_relay() -> None:
+    world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    for model in world.relays:
+        model.is_alive = False
+    for _ in range(100):
+        client.send(gateway, PACKET)
+        world.run(0.1)
+    for model in world.relays:
+        model.is_alive = True
+    assert world.run_until(lambda: exchange(client, gateway), 3)
+    assert client.events_of(RelayLost) == []
+    assert gateway.events_of(RelayLost) == []
+
+
+def test_dead_peer_costs_no_relay() -> None:
+    world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    gateway.is_alive = False
+    for _ in range(100):
+        with contextlib.suppress(StateError):
+            client.send(gateway, PACKET)
+        world.run(0.3)
+    assert client.failed_at() is not None
+    assert client.events_of(RelayLost) == []
+
+
 def test_losing_the_last_relay_is_told_once() -> None:
     world, client, _ = connected(nats=True)
     world.relays[0].is_alive = False

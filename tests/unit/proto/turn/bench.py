@@ -221,7 +221,7 @@ class Bench:
         self.collect()
 
     def receive(self, number: int) -> tuple[Endpoint, Endpoint] | None:
-        return self.allocation.decapsulate(RELAY4, number)
+        return self.allocation.decapsulate(RELAY4, number, self.now)
 
     def keep_alive(self, duration: float) -> None:
         """Lets time pass with a relay that answers BINDINGs and REFRESHes."""

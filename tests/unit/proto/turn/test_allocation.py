@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from firezone.base.timing import SECOND
-from firezone.proto.turn.allocation import KEEP_ALIVE, MAX_CHALLENGES, MAX_RECOVERIES
+from firezone.proto.turn.allocation import KEEP_ALIVE, MAX_RECOVERIES
+from firezone.proto.turn.events import RelaySilent
+from firezone.proto.turn.requests import MAX_CHALLENGES
 from firezone.wire.candidate import CandidateKind
 from firezone.wire.stun import Attribute, Method
 from tests.unit.proto.turn.bench import (
@@ -391,10 +393,11 @@ def test_probe_of_a_starting_allocation_does_nothing() -> None:
 
 def test_channel_data_counts_as_keep_alive() -> None:
     bench = Bench().allocated()
-    bench.channel()
+    number = bench.channel()
     for _ in range(20):
         bench.run(10)
         bench.send()
+        bench.receive(number)
     assert len(bench.of(Method.BINDING)) == 1
     bench.run(KEEP_ALIVE / SECOND)
     assert len(bench.of(Method.BINDING)) == 2
@@ -444,3 +447,42 @@ def test_closing_loses_the_lent_addresses_and_the_gate() -> None:
     bench.collect()
     assert bench.lost() == [LENT4]
     assert bench.gate.relays == {}
+
+
+def test_relay_in_use_that_falls_silent_is_asked_at_once_and_kept_without_another() -> None:
+    bench = Bench().allocated()
+    bench.channel()
+    bench.run(5)
+    bench.take_sent()
+    bench.send()
+    began = bench.now
+    bench.run(4)
+    assert [(sent.at - began) / SECOND for sent in bench.of(Method.BINDING)] == [2, 2.5, 3]
+    assert [event.since for event in bench.events if isinstance(event, RelaySilent)] == [began + 2 * SECOND] * 2
+    assert bench.allocation.end_reason is None
+    assert bench.lost() == []
+
+
+def test_relay_in_use_that_falls_silent_while_others_answer_is_left() -> None:
+    bench = Bench().allocated()
+    bench.channel()
+    bench.send()
+    bench.run(2.6)
+    bench.allocation.note_others_answer()
+    bench.run(1)
+    assert bench.allocation.end_reason == "silent while others answer"
+    assert bench.lost() == [LENT4]
+
+
+def test_answer_to_a_question_ends_the_doubt() -> None:
+    bench = Bench().allocated()
+    bench.channel()
+    bench.send()
+    bench.run(2.6)
+    bench.allocation.note_others_answer()
+    bench.bound()
+    bench.run(10)
+    assert bench.allocation.end_reason is None
+    bench.send()
+    bench.run(5)
+    assert bench.allocation.end_reason is None

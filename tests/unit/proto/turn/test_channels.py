@@ -72,7 +72,7 @@ def test_data_on_an_unconfirmed_channel_is_dropped() -> None:  # T18
 def test_data_from_another_socket_or_an_unknown_channel_is_dropped() -> None:
     bench = Bench((RELAY4, RELAY6)).allocated()
     number = bench.channel()
-    assert bench.allocation.decapsulate(RELAY6, number) is None
+    assert bench.allocation.decapsulate(RELAY6, number, bench.now) is None
     assert bench.receive(number + 1) is None
 
 
