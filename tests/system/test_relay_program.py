@@ -213,6 +213,16 @@ def test_garbage_does_no_harm(alone: Program) -> None:
     assert client.ask(Method.BINDING).get(Attribute.XOR_MAPPED_ADDRESS) == client.endpoint
 
 
+def test_row_67_it_sleeps_when_nothing_comes(alone: Program) -> None:
+    client = Client(alone.port)
+    client.allocate()
+    for _ in range(200):
+        client.ask(Method.REFRESH)
+    before = alone.metrics()["counters"]["ticks"]
+    time.sleep(1)
+    assert alone.metrics()["counters"]["ticks"] - before <= 3
+
+
 class Portal:
     """Answers joins and heartbeats and remembers what relays said."""
 

@@ -228,6 +228,7 @@ def test_all_channel_numbers_can_be_bound(bench: RelayBench, client: TurnClient)
 def test_any_peer_is_accepted(client: TurnClient) -> None:
     peers = [
         ("127.0.0.1", 1),
+        ("::ffff:127.0.0.1", 1),
         ("255.255.255.255", 0),
         ("224.0.0.1", 5),
         ("10.0.0.1", 3478),

@@ -66,7 +66,7 @@ class Session:
             public_ip6=next((each.ip for each in relayed if not each.is_ipv4), None), lowest_port=LOWEST, highest_port=65535,
             secret=SecretText(secret[1]), rng=SeededRng(0), now=0, utc=UTC, channels=self.channels, ports=SlowPorts(self.log),
         )  # fmt: skip
-        free = self.server._allocations._free
+        free: list[int] = self.server._allocations._free
 
     def replay(self, at: Instant, client: Endpoint, relay: Endpoint, datagram: bytes) -> tuple[Endpoint, bytes] | None:
         """Hands one request in and returns the answer."""
