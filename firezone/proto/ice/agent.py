@@ -155,6 +155,17 @@ class IceAgent:
 
     # Inputs
 
+    def check_now(self, base: Endpoint, remote: Endpoint, now: Instant) -> bool:
+        """Checks a pair without waiting for its turn, unless it has answered before: what kept its checks away is gone.
+
+        Returns: whether there is such a pair.
+        """
+        pair = self._find(base, remote)
+        if pair is None or pair.has_succeeded:
+            return False
+        pair.next_due = now
+        return True
+
     def set_timings(self, timings: Timings, now: Instant) -> None:
         """Checks more or less often from now on; takes effect at once."""
         if timings == self._timings:

@@ -14,7 +14,7 @@ from firezone.proto.snownet.connections import Connections
 from firezone.proto.snownet.events import NoRelaysLeft, Outbox, RelayLost
 from firezone.proto.snownet.relays import Relay, RelayBook
 from firezone.proto.snownet.routes import Path, Routes
-from firezone.proto.turn.events import AllocationEvent, CandidateFound, CandidateLost, ChannelChanged, RelaySilent
+from firezone.proto.turn.events import AllocationEvent, CandidateFound, CandidateLost, ChannelBound, ChannelChanged, RelaySilent
 from firezone.wire.candidate import CandidateKind
 
 
@@ -98,6 +98,10 @@ class Relaying:
                 for connection in touched:
                     connection.invalidate_local(candidate, now)
                 return touched
+            case ChannelBound(lent, peer):
+                # Checks both ways were lost until now; the next one by its schedule would be a quarter of a second away.
+                ours = [connection for connection in self._connections if connection.relay == relay]
+                return [connection for connection in ours if connection.agent.check_now(lent, peer, now)]
             case ChannelChanged(lent, peer):
                 self._routes.refresh(Path(lent, peer, is_relayed=True), now)
                 return []

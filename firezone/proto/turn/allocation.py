@@ -28,7 +28,7 @@ from firezone.proto.ice.candidates import host_candidate, reflexive_candidate
 from firezone.proto.turn import messages
 from firezone.proto.turn.addresses import Addresses
 from firezone.proto.turn.channels import Channel, ChannelGate, Channels, encode_channel_data
-from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelChanged, RelaySilent
+from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelBound, ChannelChanged, RelaySilent
 from firezone.proto.turn.messages import Code, Credentials, Template
 from firezone.proto.turn.requests import MAX_CHALLENGES, PROBING, Request, Requests, is_credible
 from firezone.proto.turn.silence import Silence
@@ -313,12 +313,15 @@ class Allocation:
     def _handle_channel_bound(self, request: Request, now: Instant) -> None:
         channel = request.channel
         assert channel is not None
-        was_sendable = channel.is_sendable(now)
+        was_sendable, was_confirmed = channel.is_sendable(now), channel.is_confirmed
         self._channels.confirm(channel, now)
         if self._gate is not None and self._active is not None:
             self._gate.open(self._active, channel.number)
         if not was_sendable:
             self._tell_changed(channel.peer)
+        lent = self._addresses.lent_to(channel.peer)
+        if not was_confirmed and lent is not None:
+            self._events.append(ChannelBound(lent, channel.peer))
 
     def _handle_error(self, request: Request, code: int, received: Received, now: Instant) -> None:
         match code:

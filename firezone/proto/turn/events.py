@@ -25,6 +25,15 @@ class CandidateLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelBound:
+    """The relay passes what this peer sends and what we send it, from now on: what was sent before is lost."""
+
+    lent: Endpoint
+    """Our address of the peer's family."""
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelChanged:
     """What is sent to this peer goes by another number from now on, or by none."""
 
@@ -41,4 +50,4 @@ class RelaySilent:
     """Instant of the first question."""
 
 
-AllocationEvent = CandidateFound | CandidateLost | ChannelChanged | RelaySilent
+AllocationEvent = CandidateFound | CandidateLost | ChannelBound | ChannelChanged | RelaySilent
