@@ -19,6 +19,8 @@ EPILOG = """\b
 Examples:
   python -m firezone.lab demo            run everything once and print a report
   python -m firezone.lab demo --json     the same as one JSON object
+  python -m firezone.lab demo --relayed  the same with nothing but a relay between
+  python -m firezone.lab matrix          which path is found through which NATs
   python -m firezone.lab up              keep it running, with a shell in the client's network
 \b
 Works as root, and as an ordinary user where user namespaces and /dev/net/tun are allowed. Elsewhere the demo says what is
@@ -44,24 +46,36 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
 @click.option("--memory", is_flag=True, help="Use rings in memory in place of TUN devices, even where those are allowed.")
-def demo(as_json: bool, seconds: float, logs: Path | None, memory: bool) -> None:
+def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory: bool) -> None:
     """Starts everything, fetches a page through the tunnel and measures."""
     from firezone.lab import namespaces
 
+    if relayed and memory:
+        raise click.UsageError("--relayed needs networks to block and --memory has none; give one of the two.")
     directory = _log_directory(logs)
     if namespaces.INSIDE in os.environ:
         from firezone.lab.demo import run_demo
 
-        report = run_demo(directory, seconds, _progress(as_json))
+        report = run_demo(directory, seconds, _progress(as_json), is_relayed=relayed)
     elif memory or (missing := namespaces.what_is_missing()) is not None:
         from firezone.lab.memory_demo import run_memory_demo
 
+        if relayed:
+            raise click.ClickException(f"--relayed needs the full lab: {missing}")
         if not memory:
             click.echo(f"No full lab: {missing}", err=True)
         report = run_memory_demo(directory, seconds, _progress(as_json))
     else:
-        options = ["--logs", str(directory), "--seconds", str(seconds), *(["--json"] if as_json else [])]
+        options = [
+            "--logs",
+            str(directory),
+            "--seconds",
+            str(seconds),
+            *(["--json"] if as_json else []),
+            *(["--relayed"] if relayed else []),
+        ]
         namespaces.enter(["demo", *options])
     if as_json:
         click.echo(report.to_json())

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run_demo(logs: Path, seconds: float, progress: Callable[[str], None]) -> Report:
-    """Runs the whole demo inside the lab's namespaces. What goes wrong is in the report."""
+def run_demo(logs: Path, seconds: float, progress: Callable[[str], None], *, is_relayed: bool = False) -> Report:
+    """Runs the whole demo inside the lab's namespaces, without any direct path if so asked. What goes wrong is in the report."""
     report = Report("namespaces, real TUN devices", str(logs))
     stack: Stack | None = None
     try:
-        stack = Stack.start(logs, progress)
+        stack = Stack.start(logs, progress, is_relayed=is_relayed)
         _measure(stack, report, seconds, progress)
+        if is_relayed != report.path.startswith("relayed"):
+            report.errors.append(f"The path is not what was asked for: {report.path}.")
         report.errors += stack.complaints()
     except FirezoneError as error:
         report.errors.append(str(error))

@@ -12,7 +12,7 @@ from firezone.lab.namespaces import Namespace, OwnNamespace
 from firezone.lab.nat_lab import NatLab, attach_server
 from firezone.lab.paths import FoundPath, join, last_end
 from firezone.lab.programs import Program, python, wait_until
-from firezone.lab.relays import Relays
+from firezone.lab.relays import RELAYS, Relays
 from firezone.lab.stack import LOGS, PORTAL_PORT, complaints, start_tunnel_in, write_policy
 from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_PORT, build_site
 
@@ -68,12 +68,12 @@ class Matrix:
         namespace = attach_server(lab.internet, "portal", *PORTAL_ADDRESSES)
         write_hosts(logs)
         bind = f"{PORTAL_NAME}:{PORTAL_PORT}"
-        tokens = write_policy(logs, bind)
+        tokens = write_policy(logs, bind, list(RELAYS))
         portal = Program.start(
             "portal", namespace, python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", bind), logs
         )
         portal.wait_for("listening")
-        relays = Relays.start(lab.internet, logs, f"ws://{bind}")
+        relays = Relays.start(lab.internet, logs, f"ws://{bind}", tokens)
         return cls(lab, logs, namespace, portal, relays, tokens)
 
     def run(self, client_kind: Kind, gateway_kind: Kind, number: int) -> Cell:

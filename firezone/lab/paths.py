@@ -26,10 +26,14 @@ class End:
     """host, or relay when a relay of ours sends for us."""
     remote_kind: str
     """host, srflx, prflx or relay: how we learned the address of the peer that we send to."""
-    remote: str
-    """That address without port."""
-    relay: str | None
+    endpoint: str
+    """That address and its port."""
+    relay: str | None = None
     """The relay that sends for us."""
+
+    @property
+    def remote(self) -> str:
+        return self.endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def last_end(log: Path) -> End | None:
         return None
     for record in reversed(read_records(log)):
         if record["message"] == PATH_MESSAGE:
-            return End(record["localKind"], record["remoteKind"], _host(record["remote"]), record.get("relay"))
+            return End(record["localKind"], record["remoteKind"], record["remote"], record.get("relay"))
     return None
 
 
@@ -83,7 +87,3 @@ def join(client: End, gateway: End, own: Mapping[str, set[str]], relays: Mapping
         else:
             words[name] = _WORDS[peer.remote_kind]
     return FoundPath(words["client"], words["gateway"], tuple(dict.fromkeys(via)))
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import ConfigError
+from firezone.lab.paths import join, last_end
 from firezone.lab.programs import Program, python, read_records
 from firezone.lab.topology import (
+    CLIENT_ADDRESS,
+    GATEWAY_ADDRESS,
+    GATEWAY_ADDRESS_V6,
     PORTAL_ADDRESS,
+    RELAY_ADDRESSES,
     RESOURCE_NETWORK,
     RESOURCE_NETWORK_V6,
     RESOURCE_PORT,
@@ -19,7 +24,7 @@ from firezone.lab.topology import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from firezone.lab.namespaces import Namespace
@@ -39,22 +44,29 @@ class Stack:
     web: Program
     gateway: Program
     client: Program
+    relay: Program | None = None
 
     @classmethod
-    def start(cls, logs: Path, progress: Callable[[str], None]) -> Stack:
+    def start(cls, logs: Path, progress: Callable[[str], None], *, is_relayed: bool = False) -> Stack:
         """Builds the networks and starts the programs until the client's tunnel is configured.
+
+        `is_relayed` leaves no way between client and gateway but a relay.
 
         Raises: ConfigError, naming the program, its log and its last words.
         """
         progress("networks and namespaces")
-        topology = Topology.build()
+        topology = Topology.build(is_relayed=is_relayed)
         progress("portal")
-        tokens = write_policy(logs)
+        tokens = write_policy(logs, relays=["relay"] if is_relayed else [])
         portal = Program.start(
             "portal", topology.public,
             python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}"), logs,
         )  # fmt: skip
         portal.wait_for("listening")
+        relay = None
+        if topology.relay is not None:
+            progress("relay")
+            relay = start_relay(topology.relay, "relay", RELAY_ADDRESSES, logs, tokens["relay"], API_URL)
         web = Program.start("resource", topology.resource, python("firezone.lab.web", str(RESOURCE_PORT)), logs)
         web.wait_for("listening")
         progress("gateway")
@@ -63,15 +75,18 @@ class Stack:
         progress("client")
         client = start_tunnel("client", topology, logs, tokens["client"])
         client.wait_for("tunnel configured")
-        return cls(topology, logs, portal, web, gateway, client)
+        return cls(topology, logs, portal, web, gateway, client, relay)
 
     def path(self) -> str:
         """Returns the path that the client's newest connection takes."""
-        latest = self.logs / LOGS["client"]
-        for record in reversed(read_records(latest)):
-            if record["message"] == "connection established":
-                return "direct, " + str(record["detail"]).removeprefix("established ")
-        return "unknown"
+        client, gateway = (last_end(self.logs / LOGS[name]) for name in ("client", "gateway"))
+        if client is None or gateway is None:
+            return "unknown"
+        own = {"client": {CLIENT_ADDRESS}, "gateway": {GATEWAY_ADDRESS, GATEWAY_ADDRESS_V6}}
+        found = join(client, gateway, own, dict.fromkeys(RELAY_ADDRESSES, "relay"))
+        if found.via:
+            return f"relayed via {' and '.join(found.via)} (client {found.client}, gateway {found.gateway})"
+        return f"direct, over {client.endpoint} (client {found.client}, gateway {found.gateway})"
 
     def counters(self, name: str) -> dict[str, object]:
         """Returns the counters a stopped program has left."""
@@ -83,10 +98,25 @@ class Stack:
         return complaints(self.logs)
 
     def close(self) -> None:
-        for program in (self.client, self.gateway, self.web, self.portal):
-            if program.process.poll() is None:
+        for program in (self.client, self.gateway, self.web, self.relay, self.portal):
+            if program is not None and program.process.poll() is None:
                 program.stop()
         self.topology.close()
+
+
+def start_relay(namespace: Namespace, name: str, addresses: Sequence[str], logs: Path, token: str, api_url: str) -> Program:
+    """Starts a relay with an IPv4 and an IPv6 address. Raises ConfigError unless it joins the portal."""
+    environment = {
+        "FIREZONE_API_URL": api_url,
+        "FIREZONE_TOKEN": token,
+        "FIREZONE_NAME": name,
+        "PUBLIC_IP4_ADDR": addresses[0],
+        "PUBLIC_IP6_ADDR": addresses[1],
+        "RUST_LOG": os.environ.get("RUST_LOG", "info"),
+    }
+    relay = Program.start(name, namespace, python("firezone.relay"), logs, environment)
+    relay.wait_for("joined the portal")
+    return relay
 
 
 def complaints(logs: Path) -> list[str]:
@@ -117,8 +147,8 @@ def start_tunnel_in(namespace: Namespace, name: str, logs: Path, token: str, api
     return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
 
 
-def write_policy(directory: Path, bind: str = f"{PORTAL_ADDRESS}:{PORTAL_PORT}") -> dict[str, str]:
-    """Lets `firezone.portal init` write the policy and tokens of the lab; returns the tokens by role."""
+def write_policy(directory: Path, bind: str = f"{PORTAL_ADDRESS}:{PORTAL_PORT}", relays: Sequence[str] = ()) -> dict[str, str]:
+    """Lets `firezone.portal` write the policy and tokens of the lab; returns the tokens by role, and by name those of relays."""
     config = directory / "policy.toml"
     command = python(
         "firezone.portal", "init", "--config", str(config), "--site", "Lab", "--bind", bind,
@@ -127,4 +157,15 @@ def write_policy(directory: Path, bind: str = f"{PORTAL_ADDRESS}:{PORTAL_PORT}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"The portal's policy could not be made: {done.stderr.strip() or done.stdout.strip()}")
-    return {role: (directory / f"{role}.token").read_text().strip() for role in ("gateway", "client")}
+    for name in relays:
+        _add_relay_token(directory, config, name)
+    return {role: (directory / f"{role}.token").read_text().strip() for role in ("gateway", "client", *relays)}
+
+
+def _add_relay_token(directory: Path, config: Path, name: str) -> None:
+    command = python("firezone.portal", "token", "relay", "--name", name, "--out", str(directory / f"{name}.token"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"A relay's token could not be made: {done.stderr.strip() or done.stdout.strip()}")
+    with config.open("a", encoding="utf-8") as policy:
+        policy.write(f"\n{done.stdout}")

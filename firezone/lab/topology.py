@@ -3,10 +3,11 @@
     client ── 192.168.50.0/24 ── router (NAT) ──┐                    ┌── gateway ── 10.20.0.0/24 ── resource
                                                 ├── 198.51.100.0/24 ─┤              fd20:20::/64
                                                 │   2001:db8:51::/64 │
-                                                └──── portal ────────┘
+                                                ├──── portal ────────┘
+                                                └──── relay (only when it is asked for)
 
 Everything but the portal's side is a namespace of its own. The router lets IPv4 out under its own address and has no IPv6, so the
-client's path is the one NATed way there is.
+client's path is the one NATed way there is. With a relay the router drops what goes to the gateway and what comes from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from firezone.lab.namespaces import Namespace, OwnNamespace
 
 PORTAL_ADDRESS, ROUTER_ADDRESS, GATEWAY_ADDRESS = "198.51.100.1", "198.51.100.2", "198.51.100.3"
+GATEWAY_ADDRESS_V6 = "2001:db8:51::3"
+RELAY_ADDRESSES = ("198.51.100.4", "2001:db8:51::4")
 CLIENT_ADDRESS = "192.168.50.2"
 RESOURCE_ADDRESS, RESOURCE_NETWORK = "10.20.0.2", "10.20.0.0/24"
 RESOURCE_ADDRESS_V6, RESOURCE_NETWORK_V6 = "fd20:20::2", "fd20:20::/64"
@@ -31,21 +34,28 @@ class Topology:
     router: Namespace
     gateway: Namespace
     resource: Namespace
+    relay: Namespace | None = None
 
     @classmethod
-    def build(cls) -> Topology:
-        """Makes all namespaces, links and addresses. Raises ConfigError, naming the command that failed."""
+    def build(cls, *, is_relayed: bool = False) -> Topology:
+        """Makes all namespaces, links and addresses; `is_relayed` leaves no way but over a relay.
+
+        Raises: ConfigError, naming the command that failed.
+        """
         public = OwnNamespace("public")
         client, router, gateway, resource = (Namespace.create(name) for name in ("client", "router", "gateway", "resource"))
         topology = cls(public, client, router, gateway, resource)
         topology._build_public()
         topology._build_client_side()
         build_site(gateway, resource)
+        if is_relayed:
+            topology._add_relay()
         return topology
 
     def close(self) -> None:
-        for namespace in (self.client, self.router, self.gateway, self.resource):
-            namespace.close()
+        for namespace in (self.client, self.router, self.gateway, self.resource, self.relay):
+            if namespace is not None:
+                namespace.close()
 
     def _build_public(self) -> None:
         self.public.run_lines(f"""
@@ -64,7 +74,7 @@ class Topology:
         """)
         self.gateway.run_lines(f"""
             ip addr add {GATEWAY_ADDRESS}/24 dev eth0
-            ip addr add 2001:db8:51::3/64 dev eth0 nodad
+            ip addr add {GATEWAY_ADDRESS_V6}/64 dev eth0 nodad
             ip link set eth0 up
         """)
 
@@ -82,6 +92,27 @@ class Topology:
             ip addr add {CLIENT_ADDRESS}/24 dev eth0
             ip link set eth0 up
             ip route add default via 192.168.50.1
+        """)
+
+    def _add_relay(self) -> None:
+        self.relay = Namespace.create("relay")
+        self.public.run_lines(f"""
+            ip link add to-relay type veth peer name eth0 netns {self.relay.holder.pid}
+            ip link set to-relay master segment up
+        """)
+        self.relay.run_lines(f"""
+            ip addr add {RELAY_ADDRESSES[0]}/24 dev eth0
+            ip addr add {RELAY_ADDRESSES[1]}/64 dev eth0 nodad
+            ip link set eth0 up
+        """)
+        self.router.load_nft(f"""
+            table ip direct {{
+                chain forward {{
+                    type filter hook forward priority filter; policy accept;
+                    ip daddr {GATEWAY_ADDRESS} drop
+                    ip saddr {GATEWAY_ADDRESS} drop
+                }}
+            }}
         """)
 
 

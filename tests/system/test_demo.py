@@ -51,6 +51,22 @@ def test_demo_fetches_a_page_through_the_tunnel_and_says_so_in_json(tmp_path: Pa
 
 
 @pytest.mark.root
+def test_relayed_demo_fetches_the_page_over_the_relay_alone(tmp_path: Path) -> None:
+    done = lab("demo", "--relayed", "--json", "--seconds", "1", "--logs", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["path"].startswith("relayed via relay")
+    assert report["page"].startswith("Hello from the resource.")
+    assert all(value > 0 for value in report["throughput_gbps"].values())
+
+
+def test_relayed_demo_cannot_be_had_in_memory() -> None:
+    done = lab("demo", "--relayed", "--memory")
+    assert done.returncode == 2
+    assert "--relayed needs networks" in done.stderr
+
+
+@pytest.mark.root
 def test_report_for_people_names_path_and_logs(tmp_path: Path) -> None:
     done = lab("demo", "--seconds", "1", "--logs", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 OWN = {"client": {"192.168.1.2"}, "gateway": {"203.0.113.9", "2001:db8::9"}}
 RELAYS = {"198.51.100.11": "relay-west", "198.51.100.12": "relay-east", "some-id": "relay-west"}
-PUBLIC_GATEWAY = End("host", "host", "203.0.113.9", None)
 
 
 def end(remote_kind: str, remote: str, local_kind: str = "host", relay: str | None = None) -> End:
-    return End(local_kind, remote_kind, remote, relay)
+    return End(local_kind, remote_kind, f"[{remote}]:52625" if ":" in remote else f"{remote}:52625", relay)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_newest_path_in_a_log_counts(tmp_path: Path) -> None:
         {"message": "something else"},
     ]
     log.write_text("a line of another kind\n" + "".join(json.dumps(record) + "\n" for record in records))
-    assert last_end(log) == End("relay", "prflx", "2001:db8::9", "some-id")
+    assert last_end(log) == End("relay", "prflx", "[2001:db8::9]:52625", "some-id")
 
 
 def test_path_without_relays_is_direct() -> None:
