@@ -12,7 +12,7 @@ import pytest
 
 from firezone.base.secret import SecretText
 from firezone.proto.relay.auth import Username
-from tests.system.test_relay_program import SECRET, Program
+from tests.harness.relay_program import SECRET, RelayProgram
 
 pytestmark = pytest.mark.interop
 
@@ -21,8 +21,8 @@ PASSWORD = USERNAME.password(SecretText(SECRET))
 
 
 @pytest.fixture(scope="module")
-def relay() -> Iterator[Program]:
-    program = Program(("--public-ip6-addr", "::1"), variables={"FIREZONE_RELAY_SECRET": SECRET})
+def relay() -> Iterator[RelayProgram]:
+    program = RelayProgram(("--public-ip6-addr", "::1"), variables={"FIREZONE_RELAY_SECRET": SECRET})
     program.wait_until_up()
     yield program
     status, _, err = program.end()
@@ -43,7 +43,7 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def runs(relay: Program) -> dict[str, subprocess.Popen[str]]:
+def runs(relay: RelayProgram) -> dict[str, subprocess.Popen[str]]:
     """All of them at once: each spends five seconds waiting for nothing."""
     account = ["-p", str(relay.port), "-u", USERNAME.text, "-w", PASSWORD]
     return {
@@ -75,7 +75,7 @@ class Collector(asyncio.DatagramProtocol):
         self.arrived.put_nowait((data, addr))
 
 
-async def test_aioice_exchanges_data_over_it(relay: Program) -> None:
+async def test_aioice_exchanges_data_over_it(relay: RelayProgram) -> None:
     turn = pytest.importorskip("aioice.turn")
     async with asyncio.timeout(20):
         transport, ours = await turn.create_turn_endpoint(

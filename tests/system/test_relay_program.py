@@ -8,16 +8,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -27,123 +21,23 @@ from websockets.http11 import Request, Response
 
 import firezone
 from firezone.base.net import Endpoint
-from firezone.base.secret import SecretText
-from firezone.proto.relay.auth import Username
 from firezone.wire import stun
 from firezone.wire.phoenix import encode_frame, encode_reply
-from firezone.wire.stun import Attribute, Message, MessageClass, Method, Value
-
-ROOT = Path(__file__).parent.parent.parent
-SECRET = "stand-alone-secret-of-a-test"
-DEADLINE_S = 10.0
-
-
-def free_port(kind: int = socket.SOCK_DGRAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@dataclass
-class Program:
-    """A relay process and where it can be reached."""
-
-    arguments: tuple[str, ...] = ()
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.port, self.health, self.control = free_port(), free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("FIREZONE")}
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "firezone.relay", "--public-ip4-addr", "127.0.0.1", "--listen-port", str(self.port),
-                "--lowest-port", "20000", "--highest-port", "20999", "--health-check-addr", f"127.0.0.1:{self.health}",
-                "--control-endpoint", f"127.0.0.1:{self.control}", *self.arguments,
-            ],
-            cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT), "RUST_LOG": "info"} | self.variables, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def wait_until_up(self) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                if self.ask(self.health, "/healthz")[0] == 200:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(self.end())
-
-    def ask(self, port: int, target: str, method: str = "GET") -> tuple[int, bytes]:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{target}", method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
-                return answer.status, answer.read()
-        except HTTPError as error:
-            return error.code, error.read()
-
-    def metrics(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ask(self.control, "/metrics")[1])
-        return found
-
-    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
-        """Sends a signal and returns status, stdout and stderr."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, out, err
-
-
-class Client:
-    """A TURN client on a real socket."""
-
-    def __init__(self, port: int, secret: str = SECRET, username: str = "1999999999:salt") -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.settimeout(DEADLINE_S)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.connect(("127.0.0.1", port))
-        known = Username.from_text(username)
-        assert known is not None
-        self.username, self.key = username, known.key(SecretText(secret))
-        self.nonce: str | None = None
-        self._count = 0
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint.from_text(*self.socket.getsockname())
-
-    def ask(self, method: Method, *attributes: tuple[int, Value]) -> Message:
-        """Sends a request, once more with the nonce when it is challenged, and returns the answer."""
-        for _ in range(2):
-            self._count += 1
-            credentials: list[tuple[int, Value]] = [(Attribute.USERNAME, self.username), (Attribute.REALM, "firezone")]
-            credentials += [(Attribute.NONCE, self.nonce)] if self.nonce else []
-            message = Message(MessageClass.REQUEST, method, self._count.to_bytes(12, "big"), (*attributes, *credentials))
-            self.socket.send(stun.encode(message, key=self.key))
-            answer = stun.decode(self.socket.recv(2048)).message
-            if answer.message_class is MessageClass.SUCCESS or answer.get(Attribute.NONCE) is None:
-                return answer
-            self.nonce = answer.get(Attribute.NONCE)
-        return answer
-
-    def allocate(self) -> Endpoint:
-        answer = self.ask(Method.ALLOCATE, (Attribute.REQUESTED_TRANSPORT, 17), (Attribute.ADDITIONAL_ADDRESS_FAMILY, 2))
-        relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS)
-        assert isinstance(relayed, Endpoint), answer
-        return relayed
+from firezone.wire.stun import Attribute, Message, MessageClass, Method
+from tests.harness.relay_program import DEADLINE_S, SECRET, RelayProgram, SocketTurnClient
 
 
 @pytest.fixture
-def alone() -> Iterator[Program]:
-    program = Program(variables={"FIREZONE_RELAY_SECRET": SECRET})
+def alone() -> Iterator[RelayProgram]:
+    program = RelayProgram(variables={"FIREZONE_RELAY_SECRET": SECRET})
     program.wait_until_up()
     yield program
     if program.process.poll() is None:
         program.end()
 
 
-def test_stand_alone_it_relays_by_channel_and_by_indication(alone: Program) -> None:
-    client = Client(alone.port)
+def test_stand_alone_it_relays_by_channel_and_by_indication(alone: RelayProgram) -> None:
+    client = SocketTurnClient(alone.port)
     assert client.ask(Method.BINDING).get(Attribute.XOR_MAPPED_ADDRESS) == client.endpoint
     relayed = client.allocate()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
@@ -171,11 +65,11 @@ def test_stand_alone_it_relays_by_channel_and_by_indication(alone: Program) -> N
     assert {"message_type": "channelbind", "response_class": "success", "count": 1} in found["responses_total"]
 
 
-def test_probes_and_orders(alone: Program) -> None:
+def test_probes_and_orders(alone: RelayProgram) -> None:
     assert alone.ask(alone.health, "/readyz") == (200, firezone.__version__.encode())
     assert alone.ask(alone.health, "/metrics")[0] == 404
     assert alone.ask(alone.control, "/log_filter?directives=info,firezone.proto.relay=debug", "POST") == (200, b"")
-    Client(alone.port).allocate()
+    SocketTurnClient(alone.port).allocate()
     assert alone.ask(alone.control, "/log_filter?directives=x=y=z", "POST")[0] == 400
     assert alone.ask(alone.control, "/log_filter", "POST")[0] == 400
     assert alone.ask(alone.control, "/log_filter?directives=info")[0] == 405
@@ -185,8 +79,8 @@ def test_probes_and_orders(alone: Program) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_row_66_a_signal_ends_it_at_once_with_live_allocations(alone: Program, number: int) -> None:
-    Client(alone.port).allocate()
+def test_row_66_a_signal_ends_it_at_once_with_live_allocations(alone: RelayProgram, number: int) -> None:
+    SocketTurnClient(alone.port).allocate()
     began = time.monotonic()
     status, out, err = alone.end(number)
     assert time.monotonic() - began < 2
@@ -196,25 +90,25 @@ def test_row_66_a_signal_ends_it_at_once_with_live_allocations(alone: Program, n
     assert SECRET not in out
 
 
-def test_a_port_that_is_taken_ends_the_start_with_one_line(alone: Program) -> None:
-    second = Program(("--listen-port", str(alone.port)), variables={"FIREZONE_RELAY_SECRET": SECRET})
+def test_a_port_that_is_taken_ends_the_start_with_one_line(alone: RelayProgram) -> None:
+    second = RelayProgram(("--listen-port", str(alone.port)), variables={"FIREZONE_RELAY_SECRET": SECRET})
     status, _, err = second.end(0)
     assert status == 1
     assert str(alone.port) in err
     assert len(err.splitlines()) == 1
 
 
-def test_garbage_does_no_harm(alone: Program) -> None:
+def test_garbage_does_no_harm(alone: RelayProgram) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for size in range(200):
             stranger.sendto(os.urandom(size), ("127.0.0.1", alone.port))
             stranger.sendto(bytes([0, 3]) + os.urandom(size), ("127.0.0.1", alone.port))
-    client = Client(alone.port)
+    client = SocketTurnClient(alone.port)
     assert client.ask(Method.BINDING).get(Attribute.XOR_MAPPED_ADDRESS) == client.endpoint
 
 
-def test_row_67_it_sleeps_when_nothing_comes(alone: Program) -> None:
-    client = Client(alone.port)
+def test_row_67_it_sleeps_when_nothing_comes(alone: RelayProgram) -> None:
+    client = SocketTurnClient(alone.port)
     client.allocate()
     for _ in range(200):
         client.ask(Method.REFRESH)
@@ -274,8 +168,8 @@ async def portal() -> AsyncIterator[Portal]:
     await portal.stop()
 
 
-def managed(portal: Portal) -> Program:
-    return Program(variables={"FIREZONE_API_URL": f"ws://127.0.0.1:{portal.port}", "FIREZONE_TOKEN": "t0ken-text"})
+def managed(portal: Portal) -> RelayProgram:
+    return RelayProgram(variables={"FIREZONE_API_URL": f"ws://127.0.0.1:{portal.port}", "FIREZONE_TOKEN": "t0ken-text"})
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -297,7 +191,7 @@ async def test_it_logs_in_with_its_secret_and_serves_its_users(portal: Portal) -
     assert list(join["payload"]) == ["stamp_secret"]
     assert bytes.fromhex(secret).hex() == secret
     await until(lambda: program.ask(program.health, "/readyz")[0] == 200)
-    relayed = await asyncio.to_thread(Client(program.port, secret).allocate)
+    relayed = await asyncio.to_thread(SocketTurnClient(program.port, secret).allocate)
     assert 20000 <= relayed.port <= 20999
     status, out, _ = await asyncio.to_thread(program.end)
     assert status == 0
@@ -309,7 +203,7 @@ async def test_row_61_it_serves_before_there_is_a_portal(portal: Portal) -> None
     await portal.stop()
     program = managed(portal)
     await asyncio.to_thread(program.wait_until_up)
-    client = Client(program.port)
+    client = SocketTurnClient(program.port)
     assert (await asyncio.to_thread(client.ask, Method.BINDING)).get(Attribute.XOR_MAPPED_ADDRESS) == client.endpoint
     assert program.ask(program.health, "/readyz") == (503, b"")
     await portal.start()
@@ -320,7 +214,7 @@ async def test_row_61_it_serves_before_there_is_a_portal(portal: Portal) -> None
 async def test_row_62_a_portal_that_restarts_gets_the_same_secret_and_allocations_stay(portal: Portal) -> None:
     program = managed(portal)
     await until(lambda: bool(portal.joins))
-    client = Client(program.port, portal.joins[0]["payload"]["stamp_secret"])
+    client = SocketTurnClient(program.port, portal.joins[0]["payload"]["stamp_secret"])
     await asyncio.to_thread(client.allocate)
     await portal.stop()
     assert (await asyncio.to_thread(client.ask, Method.REFRESH)).message_class is MessageClass.SUCCESS

@@ -29,6 +29,7 @@ NONCE_USES = 10_000
 """Requests per nonce. The original began with 10, then 100: bursts of ChannelBind then cost round trips or failed."""
 NONCE_WINDOW = 3600 * SECOND
 """A nonce dies with the window after the one it was made in, so it can be replayed for two hours at most."""
+_DEVICE_SALT_LENGTH = 43
 _LATEST_EXPIRY = 2**63 - 1
 """Seconds. The original's clock overflows beyond it and the process ends; ours takes such a name for malformed."""
 
@@ -54,6 +55,11 @@ class Username:
         if not colon or ":" in salt or not (expiry.isascii() and expiry.isdigit()) or len(expiry) > 20:
             return None
         return cls(text, int(expiry), salt) if int(expiry) <= _LATEST_EXPIRY else None
+
+    @property
+    def is_of_device(self) -> bool:
+        """Tells whether a portal made it for one client or gateway: the salt is then a SHA-256 in unpadded Base64."""
+        return len(self.salt) == _DEVICE_SALT_LENGTH
 
     def has_expired(self, utc: UnixTime) -> bool:
         """Tells whether the second it names has passed, to the nanosecond."""

@@ -5,7 +5,7 @@ stand-alone mode, datagrams of peers that have a permission but no channel. Sock
 answer is queued, so a client may send the moment it reads "success".
 
 Stand-alone mode is for ordinary TURN clients without a portal: permissions are real, Send and Data indications work, and one
-user may hold several allocations. With a portal, one user is one client or gateway, and its newest allocation replaces the last
+user may hold several allocations. A user made by a portal is one client or gateway, and its newest allocation replaces the last
 (a NAT that gave it another port would otherwise leave one behind whose channels conflict).
 
 Source: RFC 8656, RFC 8489 section 9.2; relay specification, sections 4 to 8 and 16.
@@ -229,7 +229,8 @@ class RelayServer:
         if isinstance(families, int):
             log.info("address families that cannot be had", requested=requested, additional=additional)
             return families
-        previous = None if self._stands_alone else self._allocations.of_user(username.text)
+        shares = self._stands_alone and not username.is_of_device
+        previous = None if shares else self._allocations.of_user(username.text)
         if previous is not None:
             log.debug("allocation replaced: the user came back from another address", port=previous.port)
             self._delete(previous)

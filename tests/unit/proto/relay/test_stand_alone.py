@@ -10,7 +10,7 @@ from firezone.proto.relay.server import MAX_INDICATION_DATA
 from firezone.proto.relay.tables import RelayTransmit
 from firezone.wire import stun
 from firezone.wire.stun import Attribute, MessageClass, Method
-from tests.harness.relay import PUBLIC4, PUBLIC6, RelayBench, TurnClient, code_of
+from tests.harness.relay import PUBLIC4, PUBLIC6, USERNAME, RelayBench, TurnClient, code_of
 
 PEER = Endpoint.from_text("192.0.2.33", 34567)
 OTHER = Endpoint.from_text("192.0.2.34", 34567)
@@ -142,6 +142,12 @@ def test_one_user_may_hold_several_allocations(bench: RelayBench) -> None:
     clients = [TurnClient(bench, port=port) for port in (1, 2)]
     assert [code_of(client.allocate()) for client in clients] == [0, 0]
     assert [code_of(client.refresh()) for client in clients] == [0, 0]
+
+
+def test_a_device_of_a_portal_holds_one_allocation_here_too(bench: RelayBench) -> None:
+    first, second = [TurnClient(bench, port=port, username=USERNAME) for port in (1, 2)]
+    assert [code_of(client.allocate()) for client in (first, second)] == [0, 0]
+    assert [code_of(client.refresh()) for client in (first, second)] == [437, 0]
 
 
 def test_indications_that_lack_something_are_ignored(bench: RelayBench, client: TurnClient) -> None:
