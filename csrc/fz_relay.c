@@ -147,6 +147,22 @@ static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *la
   }
 }
 
+uint32_t fz_relay_retry(fz_relay *r, fz_batch *b) {
+  answers last = {0};
+  uint32_t found = 0;
+  for (uint32_t row = 0; row < b->n; row++) {
+    bool is_wanted = b->verdict[row] == FZ_DROP && b->reason[row] == FZ_NO_CHANNEL;
+    b->verdict[row] = FZ_FREE;
+    if (!is_wanted) continue;
+    b->verdict[row] = FZ_FORWARD;
+    b->reason[row] = 0;
+    take_from_client(r, b, row, &last);
+    if (b->verdict[row] == FZ_FORWARD) found++;
+    else b->verdict[row] = FZ_FREE; /* counted the first time */
+  }
+  return found;
+}
+
 static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
   fz_addr remote = b->remote[row];
   take_for_client(r, b, row, &remote, b->socket[row], &last->direct);

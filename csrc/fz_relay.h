@@ -75,7 +75,11 @@ const fz_relay_channel *fz_relay_channel_of(const fz_relay *r, const fz_addr *cl
  * dropped. Returns how many ring entries were taken. */
 uint32_t fz_relay_from_clients(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b);
 
-/* The same for reads of allocation ports: datagrams of bound peers are FORWARD to the client; those of permitted ones are punted
+/* Looks the rows of a batch of fz_relay_from_clients up again that had no channel, after the control messages of the batch were
+ * obeyed: clients send data right behind the request for its channel. All other rows become FREE. Returns how many are FORWARD. */
+uint32_t fz_relay_retry(fz_relay *r, fz_batch *b);
+
+/* Like fz_relay_from_clients for reads of allocation ports: datagrams of bound peers are FORWARD to the client; those of permitted ones are punted
  * (PEER_DATA), the rest is dropped. */
 uint32_t fz_relay_from_peers(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b);
 

@@ -36,6 +36,12 @@ class RelayPath:
         group_runs(self.batch, self.runs)
         return taken
 
+    def retry(self) -> int:
+        """Has what found no channel in the batch looked up again; afterwards `runs` is what can be sent now. Returns its rows."""
+        found = self._table.retry(self.batch)
+        group_runs(self.batch, self.runs)
+        return found
+
     def from_peers(self, ring: PacketRing, entries: int) -> int:
         """The same for reads of allocation ports; punted rows are datagrams for Data indications."""
         taken = self._table.from_peers(ring, entries, self.batch)

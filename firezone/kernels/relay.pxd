@@ -63,6 +63,7 @@ cdef extern from "fz_relay.h" nogil:
     bint fz_relay_unbind(fz_relay *r, const fz_addr *client, uint16_t number)
     const fz_relay_channel *fz_relay_channel_of(const fz_relay *r, const fz_addr *client, uint16_t number)
     uint32_t fz_relay_from_clients(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b)
+    uint32_t fz_relay_retry(fz_relay *r, fz_batch *b)
     uint32_t fz_relay_from_peers(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b)
 
 

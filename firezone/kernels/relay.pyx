@@ -10,7 +10,7 @@ from firezone.kernels.relay cimport (
     FZ_CHANNEL_FIRST, FZ_CHANNEL_LAST, FZ_RELAY_SIZE_BUCKETS, fz_addrmap, fz_addrmap_entry, fz_addrmap_find,
     fz_addrmap_has_room, fz_addrmap_insert, fz_addrmap_key, fz_addrmap_key_of, fz_addrmap_move, fz_addrmap_remove,
     fz_relay_bind, fz_relay_channel, fz_relay_channel_of, fz_relay_from_clients, fz_relay_from_peers, fz_relay_has_room,
-    fz_relay_stats, fz_relay_unbind,
+    fz_relay_retry, fz_relay_stats, fz_relay_unbind,
 )
 from firezone.kernels.ring cimport PacketRing
 from firezone.kernels.types cimport fz_addr
@@ -116,6 +116,15 @@ cdef class RelayTable:
         with nogil:
             taken = fz_relay_from_clients(&self._t, ring._c, entries, &batch._c)
         return taken
+
+    def retry(self, PacketBatch batch not None) -> int:
+        """Looks up again what had no channel in a batch of `from_clients`, after its control messages were obeyed.
+
+        Returns: how many rows are FORWARD now; all others are FREE.
+        """
+        with nogil:
+            found = fz_relay_retry(&self._t, &batch._c)
+        return found
 
     def from_peers(self, PacketRing ring not None, uint32_t entries, PacketBatch batch not None) -> int:
         """The same for reads of allocation ports: datagrams of bound peers are FORWARD to their client as ChannelData."""

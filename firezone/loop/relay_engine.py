@@ -109,13 +109,23 @@ class RelayEngine:
             if self._path.runs.n:
                 self.sockets.send_runs(self._path.batch, self._path.runs, now)
             if self._path.batch.count_reasons(self.reasons):
-                self._deliver_punted(self._path.batch, now)
+                was_obeyed = self._deliver_punted(self._path.batch, now)
+                if was_obeyed and source is listeners:
+                    self._retry(now)
             source.release(taken)
             moved = True
             more = more or taken < entries or entries == READS_PER_ROUND
         return moved, more
 
-    def _deliver_punted(self, batch: PacketBatch, now: Instant) -> None:
+    def _retry(self, now: Instant) -> None:
+        """Clients send data right behind the request for its channel: both may be in one batch."""
+        found = self._path.retry()
+        if found:
+            self.reasons[Reason.NO_CHANNEL] -= np.uint32(found)
+            self.sockets.send_runs(self._path.batch, self._path.runs, now)
+
+    def _deliver_punted(self, batch: PacketBatch, now: Instant) -> bool:
+        """Hands the machine what is for it, as far as the rates allow. Returns whether there was anything."""
         rows = batch.rows(Verdict.PUNT).tolist()
         if rows:
             self._was_called = True
@@ -132,6 +142,7 @@ class RelayEngine:
                 self.server.handle_datagram(endpoint_of(batch.local[row]), remote, batch.row_bytes(row), now)
             else:
                 self.reasons[Reason.PUNT_LIMIT] += 1
+        return bool(rows)
 
     def _take_outputs(self, now: Instant) -> bool:
         for _ in range(OUTPUTS_PER_TICK):

@@ -134,6 +134,20 @@ def test_data_crosses_both_ways(relay: LiveRelay, client_host: str, peer_host: s
             assert received(client.sock) == [b"\x40\x00" + size.to_bytes(2, "big") + payload]
 
 
+def test_data_right_behind_the_request_for_its_channel_is_relayed(relay: LiveRelay) -> None:
+    """The original's clients do not wait for the answer (snownet 7.11); both may be read in one batch."""
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        address = Endpoint.from_text(V4, peer.getsockname()[1])
+        bind = client.build(Method.CHANNEL_BIND, (Attribute.XOR_PEER_ADDRESS, address), (Attribute.CHANNEL_NUMBER, 0x4000))
+        for datagram in (bind, b"\x40\x00\x00\x05first", b"\x40\x01\x00\x05never"):
+            client.sock.sendto(datagram, relay.address(V4))
+        relay.run()
+        assert received(peer) == [b"first"]
+        assert [stun.decode(answer).message.method for answer in received(client.sock)] == [Method.CHANNEL_BIND]
+
+
 def test_strange_peers_are_not_heard(relay: LiveRelay) -> None:
     client = relay.client()
     relayed = client.relayed()[0]
