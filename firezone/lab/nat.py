@@ -99,6 +99,8 @@ class NatTable:
         self._rng = rng
         self._by_inner: dict[tuple[Endpoint, Key], Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
+        self._retired: set[int] = set()
+        """Ports that the last rebinding has taken away: nobody gets them, or nothing would have changed."""
 
     def __len__(self) -> int:
         return len(self._by_port)
@@ -160,6 +162,12 @@ class NatTable:
             if not mapping.contacts:
                 self._forget(mapping)
 
+    def rebind(self) -> None:
+        """Forgets everything, as a NAT that is restarted does; whoever sends on gets another outer port than before."""
+        self._retired = set(self._by_port)
+        self._by_port.clear()
+        self._by_inner.clear()
+
     def _living(self, outer: Endpoint, now: Instant) -> Mapping | None:
         mapping = self._by_port.get(outer.port) if outer.ip == self.outer_ip else None
         return None if mapping is None or mapping.expires_at() <= now else mapping
@@ -197,7 +205,7 @@ class NatTable:
         if mapping is not None and mapping.expires_at() <= now:
             self._forget(mapping)
             mapping = None
-        return mapping is None and port > 0
+        return mapping is None and port > 0 and port not in self._retired
 
     def _forget(self, mapping: Mapping) -> None:
         del self._by_port[mapping.outer.port]

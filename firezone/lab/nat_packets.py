@@ -43,6 +43,8 @@ class UdpNat:
     def __init__(self, table: NatTable, inside: ipaddress.IPv4Network) -> None:
         self.table = table
         self.dropped: Counter[str] = Counter()
+        self.is_rebinding = False
+        """Set to have the table rebound before the next packet. A signal's handler may not touch the table itself."""
         self._mask, self._inside = int(inside.netmask), int(inside.network_address)
         self._ready: deque[bytes] = deque()
 
@@ -55,7 +57,10 @@ class UdpNat:
         handle(bytearray(packet), transport, now)
 
     def handle_timeout(self, now: Instant) -> None:
-        """Does nothing: the table forgets when it is asked."""
+        """Rebinds when that was asked for; the table forgets by itself, when it is asked."""
+        if self.is_rebinding:
+            self.is_rebinding = False
+            self.table.rebind()
 
     def poll_timeout(self) -> Instant | None:
         return None

@@ -1,8 +1,12 @@
-"""`python -m firezone.lab.nat_process`: a NAT for UDP in a router's namespace; see `nat_setup` for how packets come to it."""
+"""`python -m firezone.lab.nat_process`: a NAT for UDP in a router's namespace; `lab.surroundings` routes packets to it.
+
+SIGUSR1 makes it forget every mapping, as a router does that was restarted: the same sockets get other outer ports.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import signal
 import sys
 
 import click
@@ -41,8 +45,10 @@ def main(
         fd = attach(device)
     except ConfigError as error:
         sys.exit(str(error))
+    nat = UdpNat(table, inside)
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(nat, "is_rebinding", True))
     click.echo(f"translating {inside} to {outer}")
-    pump(fd, UdpNat(table, inside))
+    pump(fd, nat)
 
 
 def _dependence(name: str) -> Dependence:

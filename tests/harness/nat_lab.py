@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,21 @@ def errors_and_timeouts(lab: NatLab) -> Any:
     return json.loads(done.stdout)
 
 
+def rebinding(lab: NatLab) -> Any:
+    """The NAT is told to rebind while a socket behind it is in use."""
+    place = lab.places.build("client", Kind.PORT_RESTRICTED)
+    script = Path(__file__).parent / "nat_sockets.py"
+    command = place.host.command(sys.executable, str(script), PROBE_ADDRESSES[0], "rebound")
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdout.readline()
+    place.nats[0].process.send_signal(signal.SIGUSR1)
+    child.stdin.write("\n")
+    child.stdin.flush()
+    return json.loads(child.stdout.readline())
+
+
 def distances(lab: NatLab) -> Any:
     """Round trips over TCP's and ICMP's way through the kernel, from the region of the probe and from the other one."""
     near, far = lab.places.build("client", Kind.PORT_RESTRICTED), lab.places.build("gateway", Kind.PORT_RESTRICTED)
@@ -77,8 +93,12 @@ def distances(lab: NatLab) -> Any:
 
 
 SCENARIOS = {
-    "classify_all": classify_all, "wrong_kind": wrong_kind, "errors_and_timeouts": errors_and_timeouts, "distances": distances,
-}  # fmt: skip
+    "classify_all": classify_all,
+    "wrong_kind": wrong_kind,
+    "errors_and_timeouts": errors_and_timeouts,
+    "rebinding": rebinding,
+    "distances": distances,
+}
 
 
 def main() -> None:

@@ -32,6 +32,11 @@ def test_icmp_errors_come_through_and_idle_mappings_end() -> None:
     assert len(set(found["idle"])) == 2
 
 
+def test_nat_that_is_told_to_rebind_gives_a_socket_another_port() -> None:
+    before, after = run("rebinding")
+    assert before != after
+
+
 def test_regions_are_as_far_apart_as_they_say() -> None:
     found = run("distances")
     assert 2 <= found["near_ms"] < 10

@@ -129,6 +129,20 @@ def test_contacts_and_mappings_have_a_bound() -> None:
     assert nat.incoming(outer, Endpoint(B1.ip, MAX_CONTACTS), 1) == INNER
 
 
+@pytest.mark.parametrize("is_preserving", [False, True])
+def test_rebound_nat_gives_everybody_another_port_and_lets_nothing_in_at_the_old_one(is_preserving: bool) -> None:
+    nat = table(is_preserving=is_preserving)
+    outer = sent(nat, INNER, A1)
+    nat.rebind()
+    assert nat.incoming(outer, A1, 1) is None
+    again = sent(nat, INNER, A1, 1)
+    assert again != outer
+    assert nat.incoming(again, A1, 1) == INNER
+    assert len(nat) == 1
+    nat.rebind()
+    assert sent(nat, INNER, A1, 2) != again
+
+
 # Against the twin
 
 behaviours = st.builds(
