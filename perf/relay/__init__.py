@@ -1,0 +1,1 @@
+"""Load through a relay: ours and coturn side by side, in one run."""
