@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from firezone.base.net import Endpoint
 from firezone.kernels.batch import PacketBatch
+from firezone.kernels.channel import ChannelTable
 from firezone.kernels.demux import cut_datagrams
 from firezone.kernels.filter import FilterTable
 from firezone.kernels.ip import parse_batch
 from firezone.kernels.ring import PacketRing
+from firezone.kernels.types import Verdict
 from tests.harness import packets
 from tests.harness.rows import address, batch_of
 from tests.harness.twins import ip as twin
@@ -47,6 +50,23 @@ def bench_cut(benchmark: Any, reads: int, datagrams: int) -> None:
         ring.push((b"\4\0\0\0" + bytes(1312)) * datagrams, stride=1316, local=address(), remote=address())
     assert benchmark(cut_datagrams, ring, reads, batch) == reads
     benchmark.extra_info["packets"] = reads * datagrams
+
+
+@pytest.mark.parametrize("datagrams", [1, 49])
+@pytest.mark.parametrize("relays", [1, 4])
+def bench_cut_relayed(benchmark: Any, relays: int, datagrams: int) -> None:
+    """Eight reads of channel data from the last of several relays; compare with `bench_cut`."""
+    table, ring, batch = ChannelTable(), PacketRing(8), PacketBatch(2048)
+    servers = [Endpoint(bytes((203, 0, 113, 10 + number)), 3478) for number in range(relays)]
+    for server in servers:
+        table.add_relay(server)
+        table.open(server, 0x4000)
+    datagram = bytes.fromhex("40000520") + b"\4\0\0\0" + bytes(1308)
+    for _ in range(8):
+        ring.push(datagram * datagrams, stride=1316, local=address(), remote=address(servers[-1].ip, 3478))
+    assert benchmark(cut_datagrams, ring, 8, batch, table) == 8
+    assert batch.verdict[0] == Verdict.FORWARD
+    benchmark.extra_info["packets"] = 8 * datagrams
 
 
 @pytest.mark.parametrize("rules", [1, 100])
