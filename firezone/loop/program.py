@@ -208,6 +208,7 @@ class TunnelProgram(Generic[State]):
     # what happens
 
     def _on_message(self, message: Any) -> None:
+        _tell_candidates("from the portal", message)
         try:
             self.state.handle_portal(message, self.clock.now(), self.clock.utc())
         except FirezoneError as error:
@@ -217,6 +218,7 @@ class TunnelProgram(Generic[State]):
     def _on_event(self, event: object) -> None:
         match event:
             case SendToPortal(message):
+                _tell_candidates("to the portal", message)
                 self.portal.send(message)
             case ReconnectPortal(public_key, reason):
                 log.info("logging in again", reason=reason)
@@ -253,6 +255,12 @@ class TunnelProgram(Generic[State]):
 def version_text() -> str:
     """The package's version, for --version and logs."""
     return f"firezone {firezone.__version__}"
+
+
+def _tell_candidates(way: str, message: Any) -> None:
+    """Writes at DEBUG which addresses were offered or taken back: with the chosen path this tells why it was chosen."""
+    if candidates := getattr(message, "candidates", ()):
+        log.debug(f"candidates {way}", message=type(message).__name__, candidates=list(candidates))
 
 
 def _raise_ceilings() -> None:

@@ -29,7 +29,10 @@ portal; so is which of two relayed pairs of equal priority comes first."""
 
 def test_subset_of_the_matrix_finds_the_best_paths(tmp_path: Path) -> None:
     pairs = ",".join(":".join(pair) for pair in PAIRS)
-    done = lab("matrix", "--pairs", pairs, "--json", str(tmp_path / "found.json"), "--logs", str(tmp_path / "logs"))
+    done = lab(
+        "matrix", "--pairs", pairs, "--json", str(tmp_path / "found.json"), "--logs", str(tmp_path / "logs"),
+        environment={"RUST_LOG": "info,firezone.loop.program=debug"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{len(PAIRS)} passed, 0 failed"
     for number, (client, gateway) in enumerate(PAIRS, 1):
@@ -44,6 +47,14 @@ def test_subset_of_the_matrix_finds_the_best_paths(tmp_path: Path) -> None:
         assert cell["first_byte_ms"] > 0
         # Both ways between the regions, once.
         assert 20 <= cell["rtt_ms"] < 40
+
+    # What docs/paths.md tells to look for: both programs say what they offered and heard of.
+    for name in ("client", "gateway"):
+        log = (tmp_path / "logs" / "1-symmetric-symmetric" / f"{name}.log").read_text()
+        assert "candidates to the portal" in log
+        assert "candidates from the portal" in log
+        for kind in ("typ host", "typ srflx", "typ relay"):
+            assert kind in log
 
 
 def test_pair_that_does_not_exist_is_refused_with_the_kinds_there_are() -> None:
