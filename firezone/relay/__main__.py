@@ -14,6 +14,8 @@ from firezone.cli.options import Option
 from firezone.cli.types import ApiUrl, Duration, HostPort, IpAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from firezone.base.rng import Rng
     from firezone.base.secret import SecretText
     from firezone.loop.relay_program import RelayPortal, RelayProgramConfig
@@ -36,14 +38,34 @@ Orders: POST /log_filter?directives=debug and GET /metrics on the control endpoi
 Signals: SIGTERM and SIGINT end the relay at once.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
-ACCEPTED = {
-    "EBPF_OFFLOADING": "this version relays in user space only",
-    "OTLP_GRPC_ENDPOINT": "this version sends no metrics; GET /metrics on the control endpoint has them",
-    "FIREZONE_TELEMETRY": "this version reports no crashes",
-    "TELEMETRY": "this version reports no crashes",
-    "NUM_WORKER_THREADS": "this version has one thread",
+_SPACE = "this version relays in user space only"
+_NO_EXPORT = "this version sends no metrics; GET /metrics on the control endpoint has them"
+_NO_REPORTS = "this version reports no crashes"
+NOTES = "firezone.relay.without_effect"
+WITHOUT_EFFECT: dict[str, tuple[list[str], str]] = {
+    "--ebpf-offloading": (["EBPF_OFFLOADING"], _SPACE),
+    "--ebpf-attach-mode": (["EBPF_ATTACH_MODE"], _SPACE),
+    "--ebpf-int4-addr": (["EBPF_INT4_ADDR"], _SPACE),
+    "--ebpf-int6-addr": (["EBPF_INT6_ADDR"], _SPACE),
+    "--otlp-grpc-endpoint": (["OTLP_GRPC_ENDPOINT"], _NO_EXPORT),
+    "--google-cloud-project-id": (["GOOGLE_CLOUD_PROJECT_ID"], "this version writes no traces"),
+    "--num-worker-threads": (["NUM_WORKER_THREADS"], "this version relays in one thread"),
 }
-"""Variables of the original that do nothing here, with what to tell whoever sets one."""
+"""Options of the original that do nothing here, their variables, and what to tell whoever sets one."""
+
+
+def _without_effect(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds those options, so that command lines and units of the original's relay start this one."""
+
+    def note(context: click.Context, option: click.Parameter, value: object) -> None:
+        if value:
+            context.meta.setdefault(NOTES, []).append((option.opts[0], WITHOUT_EFFECT.get(option.opts[0], ([], _NO_REPORTS))[1]))
+
+    for name, (variables, _) in WITHOUT_EFFECT.items():
+        command = click.option(name, cls=Option, envvar=variables, empty_is_unset=True, hidden=True, expose_value=False,
+                               callback=note)(command)  # fmt: skip
+    return click.option("--telemetry", cls=Option, envvar=["FIREZONE_TELEMETRY", "TELEMETRY"], empty_is_unset=True, is_flag=True,
+                        hidden=True, expose_value=False, callback=note)(command)  # fmt: skip
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -93,6 +115,7 @@ ACCEPTED = {
 @click.option("--rng-seed", cls=Option, envvar="RNG_SEED", empty_is_unset=True, type=click.IntRange(0, 2**64 - 1),
               help="Repeat secret, ports and nonces: for tests only.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Check options and token, say what is wrong, and exit.")
+@_without_effect
 def main(
     token: str | None, name: str | None, public_ip4_addr: str | None, public_ip6_addr: str | None, bind_ip4_addr: str,
     bind_ip6_addr: str, listen_port: int, lowest_port: int, highest_port: int, api_url: str | None, token_path: Path,
@@ -124,9 +147,8 @@ def main(
             log.warning("the token was given on the command line, where every user of this machine can read it")
         if secret is not None and len(secret) < MIN_SECRET_LENGTH:
             log.warning("the secret is short enough to be guessed", characters=len(secret), advised=MIN_SECRET_LENGTH)
-        for variable, why in ACCEPTED.items():
-            if os.environ.get(variable, "").lower() not in ("", "false", "0", "no", "off"):
-                log.warning(f"${variable} has no effect: {why}")
+        for option, why in click.get_current_context().meta.get(NOTES, ()):
+            log.warning(f"{option} has no effect: {why}")
         portal = _portal(api_url, own, token or from_environment, token_path, name or firezone_name, max_partition_time, ca_file)
         addresses = public_ip4_addr, public_ip6_addr, bind_ip4_addr, bind_ip6_addr
         config = _config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,10 +196,36 @@ def test_a_guessable_secret_and_a_public_token_are_warned_about() -> None:
     assert "token was given on the command line" in run("t0ken-text", "--check", **{**PORTAL, "FIREZONE_TOKEN": ""}).stdout
 
 
-@pytest.mark.parametrize("variable", ["EBPF_OFFLOADING", "OTLP_GRPC_ENDPOINT", "FIREZONE_TELEMETRY"])
-def test_variables_without_effect_are_named(variable: str) -> None:
-    assert f"${variable} has no effect" in run("--check", **ALONE, **{variable: "true"}).stdout
-    assert variable not in run("--check", **ALONE, **{variable: "false"}).stdout
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [("EBPF_OFFLOADING", "--ebpf-offloading"), ("OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint"), ("TELEMETRY", "--telemetry")],
+)
+def test_options_without_effect_are_accepted_and_named(variable: str, option: str) -> None:
+    assert f"{option} has no effect" in run("--check", **ALONE, **{variable: "true"}).stdout
+    assert f"{option} has no effect" not in run("--check", **ALONE, **{variable: ""}).stdout
+    given = [option] if option == "--telemetry" else [option, "eth0"]
+    assert f"{option} has no effect" in run("--check", *given, **ALONE).stdout
+    assert option not in run("--help").stdout
+
+
+def test_telemetry_that_is_off_is_not_worth_a_word() -> None:
+    assert "no effect" not in run("--check", FIREZONE_TELEMETRY="false", **ALONE).stdout
+    assert run("--check", FIREZONE_TELEMETRY="maybe", **ALONE).exit_code == 2
+
+
+def test_the_page_for_operators_names_options_and_variables_that_exist() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "relay.md").read_text()
+    options = {option for parameter in main.params for option in parameter.opts}
+    variables = {
+        name
+        for parameter in main.params
+        for name in ([parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ())
+    }
+    of_portal = {"--name", "--relay"}
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) - of_portal <= options
+    elsewhere = {"FIREZONE_TOKEN", "LISTEN_ADDRESS_DISCOVERY_METHOD"}
+    named = set(re.findall(r"\b(?:FIREZONE|PUBLIC|BIND|LISTEN|LOWEST|HIGHEST|EBPF|OTLP|RNG)_[A-Z0-9_]+", text))
+    assert named - elsewhere <= variables | {"FIREZONE_TELEMETRY"}
 
 
 def test_credentials_are_printed_for_a_secret() -> None:
