@@ -303,7 +303,7 @@ class Connection:
                 case StateChanged():
                     self._disconnected_at = None
         while (message := self.agent.poll_transmit()) is not None:
-            self._routes.send(message.source, message.destination, message.payload, now)
+            self._routes.send(message.source, message.destination, message.payload, now, row=self.peer.row)
 
     def _take_path(self, path: Path, now: Instant, utc: UnixTime) -> None:
         """Sends over the nominated pair from now on, in every state."""

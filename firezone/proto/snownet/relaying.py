@@ -100,8 +100,8 @@ class Relaying:
                 return touched
             case ChannelBound(lent, peer):
                 # Checks both ways were lost until now; the next one by its schedule would be a quarter of a second away.
-                ours = [connection for connection in self._connections if connection.relay == relay]
-                return [connection for connection in ours if connection.agent.check_now(lent, peer, now)]
+                ours = (self._connections.by_row(row) for row in self._routes.take_awaiting(lent, peer))
+                return [connection for connection in ours if connection is not None and connection.agent.check_now(lent, peer, now)]
             case ChannelChanged(lent, peer):
                 self._routes.refresh(Path(lent, peer, is_relayed=True), now)
                 return []

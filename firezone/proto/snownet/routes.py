@@ -14,6 +14,9 @@ from firezone.proto.noise.sessions import SessionStore
 from firezone.proto.snownet.events import Outbox
 from firezone.proto.snownet.relays import RelayBook
 
+MAX_AWAITING = 8192
+"""Channels asked for by checks and not granted yet, for all relays; twice what one relay grants. The oldest are forgotten."""
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
@@ -35,6 +38,7 @@ class Routes:
         self._outbox = outbox
         self._relayed: dict[Path, dict[PeerRow, None]] = {}
         """Who is sent to over each relayed path: one peer, for a moment two."""
+        self._awaiting: dict[tuple[Endpoint, Endpoint], dict[PeerRow, None]] = {}
 
     def path_to(self, local: Endpoint, remote: Endpoint) -> Path:
         """Returns the path that a pair stands for at this moment."""
@@ -44,18 +48,34 @@ class Routes:
         """Returns the relay that sends for us on this path."""
         return self._relays.lender_of(path.local) if path.is_relayed else None
 
-    def send(self, local: Endpoint, remote: Endpoint, payload: bytes, now: Instant, *, is_relayed: bool = False) -> None:
+    def send(
+        self,
+        local: Endpoint,
+        remote: Endpoint,
+        payload: bytes,
+        now: Instant,
+        *,
+        is_relayed: bool = False,
+        row: PeerRow | None = None,
+    ) -> None:
         """Sends one datagram. Over a relay it is lost while there is no channel, which is asked for then.
 
-        `is_relayed` tells that `local` was lent to us: if it is not any more, nothing can be sent from it.
+        `is_relayed` tells that `local` was lent to us: if it is not any more, nothing can be sent from it. `row` is whose check it
+        is, who is named by `take_awaiting` once the channel is granted.
         """
         allocation = self._relays.lending(local)
         if allocation is not None:
+            if row is not None and not allocation.has_channel(remote):
+                self._await(local, remote, row)
             transmit = allocation.encapsulate(remote, payload, now)
             if transmit is not None:
                 self._outbox.transmits.append(transmit)
         elif not is_relayed:
             self._outbox.transmits.append(Transmit(local, remote, payload))
+
+    def take_awaiting(self, local: Endpoint, remote: Endpoint) -> list[PeerRow]:
+        """Returns whose checks between a lent address and a peer were sent before there was a channel, and forgets it."""
+        return list(self._awaiting.pop((local, remote), ()))
 
     def take(self, row: PeerRow, path: Path, former: Path | None, now: Instant) -> None:
         """Makes this the path of a peer's data."""
@@ -82,6 +102,11 @@ class Routes:
         allocation = self._relays.lending(path.local) if path.is_relayed else None
         if allocation is not None:
             allocation.note_sent(now)
+
+    def _await(self, local: Endpoint, remote: Endpoint, row: PeerRow) -> None:
+        self._awaiting.setdefault((local, remote), {})[row] = None
+        if len(self._awaiting) > MAX_AWAITING:
+            del self._awaiting[next(iter(self._awaiting))]
 
     def _write(self, row: PeerRow, path: Path, now: Instant) -> None:
         """Without a channel the peer has no path: its packets come to the machine one by one, which asks for a channel."""

@@ -30,6 +30,7 @@ from firezone.proto.turn.addresses import Addresses
 from firezone.proto.turn.channels import Channel, ChannelGate, Channels, encode_channel_data
 from firezone.proto.turn.events import AllocationEvent, CandidateFound, ChannelBound, ChannelChanged, RelaySilent
 from firezone.proto.turn.messages import Code, Credentials, Template
+from firezone.proto.turn.recovery import Recoveries
 from firezone.proto.turn.requests import MAX_CHALLENGES, PROBING, Request, Requests, is_credible
 from firezone.proto.turn.silence import Silence
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method, Received
@@ -40,11 +41,6 @@ RETRY_REFRESH = 30 * SECOND
 """After a relay refused a REFRESH without saying that the allocation is gone."""
 MAX_WAITING = 100
 """Peers that wait for an allocation to bind a channel on; the oldest are forgotten."""
-MAX_RECOVERIES = 8
-"""Times in a row, with less than `RECOVERY_PAUSE` in between, that a relay may say the allocation is not what we think."""
-RECOVERY_PAUSE = 10 * SECOND
-RECOVERY_DELAY = 1 * SECOND
-"""Before the second attempt in a row, growing by as much: relays may take a while to forget what they were told to."""
 
 
 class Allocation:
@@ -70,8 +66,7 @@ class Allocation:
         self._channels = Channels()
         self._waiting: dict[Endpoint, None] = {}
         self._failure: str | None = None
-        self._recoveries = 0
-        self._recovered_at: Instant = 0
+        self._recoveries = Recoveries()
         self._transmits: deque[Transmit] = deque()
         self._events: deque[AllocationEvent] = deque()
         for server in self.servers:
@@ -91,7 +86,7 @@ class Allocation:
         code = None if error is None else error.code
         if received.message.message_class is MessageClass.ERROR and code is None:
             return False
-        if not is_credible(request, received, code, self._credentials, may_recover=self._recoveries < MAX_RECOVERIES):
+        if not is_credible(request, received, code, self._credentials, may_recover=self._recoveries.may_begin(now)):
             return False
         self._silence.on_heard(now)
         self._measure(request, now)
@@ -254,6 +249,11 @@ class Allocation:
         """Tells whether this is one of the addresses lent to us."""
         return self._addresses.lent_to(endpoint) == endpoint
 
+    def has_channel(self, peer: Endpoint) -> bool:
+        """Tells whether the relay granted a channel to this peer."""
+        channel = self._channels.by_peer(peer)
+        return channel is not None and channel.is_confirmed
+
     def channel_to(self, peer: Endpoint, now: Instant) -> int | None:
         """Returns the channel number to send on; None without one."""
         channel = self._channels.by_peer(peer)
@@ -355,9 +355,10 @@ class Allocation:
 
     def _handle_mismatch(self, request: Request, now: Instant) -> None:
         """Forgets everything and has the relay do so, too; then there is an allocation again."""
-        if self._has_lost_patience(now):
+        if not self._recoveries.may_begin(now):
             self._fail("the relay forgets our allocation again and again")
             return
+        self._recoveries.begin(now)
         self._invalidate()
         if request.channel is not None:
             self._wait(request.channel.peer)
@@ -376,17 +377,10 @@ class Allocation:
         """After the relay was made to forget: at once, later if that was said to be too early."""
         assert self._active is not None
         request = Request(messages.allocate(), self._active)
-        if self._recoveries > 1:
-            self._requests.postpone(request, now + (self._recoveries - 1) * RECOVERY_DELAY)
+        if (delay := self._recoveries.delay()) > 0:
+            self._requests.postpone(request, now + delay)
         else:
             self._send(request, now)
-
-    def _has_lost_patience(self, now: Instant) -> bool:
-        if now >= self._recovered_at + RECOVERY_PAUSE:
-            self._recoveries = 0
-        self._recoveries += 1
-        self._recovered_at = now
-        return self._recoveries > MAX_RECOVERIES
 
     # requests
 

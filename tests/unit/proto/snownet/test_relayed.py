@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from firezone.base.errors import StateError
 from firezone.base.ids import RelayId
@@ -13,6 +15,7 @@ from firezone.base.timing import MILLISECOND, SECOND
 from firezone.proto.snownet.connection import ConnectionState
 from firezone.proto.snownet.events import ConnectionFailed, InvalidateIceCandidate, NewIceCandidate, NoRelaysLeft, RelayLost
 from firezone.proto.snownet.relays import choose_limit
+from firezone.wire import stun
 from firezone.wire.candidate import Candidate, CandidateKind, decode_candidate
 from firezone.wire.stun import Attribute, Method
 from tests.harness.packets import udp
@@ -426,3 +429,29 @@ def test_stale_channel_data_is_dropped() -> None:
     assert not client.events_of(ConnectionFailed)
     assert isinstance(relay, RelayModel)
     assert gateway.errors == []
+
+
+def test_checks_that_came_too_early_are_repeated_when_the_channel_is_granted() -> None:
+    world, client, gateway = pair(nats=True)
+    world.authorize(client, gateway)
+    asked = world.now
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 2)
+    assert world.now - asked < 250 * MILLISECOND, "not before the next check by schedule"
+    assert client.node._routes._awaiting == {}
+    assert gateway.node._routes._awaiting == {}
+
+
+@given(st.lists(st.tuples(st.binary(max_size=80), st.sampled_from(["stun", "channel", "raw"]), st.booleans()), max_size=30))
+def test_nothing_a_relay_sends_raises_anything_but_our_errors(datagrams: list[tuple[bytes, str, bool]]) -> None:
+    world, client, gateway = connected(nats=True)
+    server = world.relays[0].servers[0]
+    for body, kind, is_known in datagrams:
+        payload = body
+        if kind == "channel":
+            payload = (0x4000 + (not is_known)).to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
+        elif kind == "stun":
+            rest = body[20 : 20 + len(body[20:]) // 4 * 4]
+            head = body[:2].ljust(2, b"\0") + len(rest).to_bytes(2, "big") + stun.MAGIC_COOKIE_BYTES
+            payload = head + body[8:20].ljust(12, b"x") + rest
+        world.deliver(client, client.addresses[0], server, payload)
+    assert exchange(client, gateway)

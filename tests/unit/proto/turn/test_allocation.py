@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from firezone.base.timing import SECOND
-from firezone.proto.turn.allocation import KEEP_ALIVE, MAX_RECOVERIES
+from firezone.proto.turn.allocation import KEEP_ALIVE
 from firezone.proto.turn.events import RelaySilent
+from firezone.proto.turn.recovery import MAX_RECOVERIES
 from firezone.proto.turn.requests import MAX_CHALLENGES
 from firezone.wire.candidate import CandidateKind
 from firezone.wire.stun import Attribute, Method
