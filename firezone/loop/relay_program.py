@@ -94,7 +94,9 @@ class RelayProgram:
     @property
     def is_ready(self) -> bool:
         """Whether clients can be sent here: joined to the portal, or serving when there is none."""
-        return self._portal.is_joined if self._portal is not None else self._is_serving
+        if self.config.portal is None:
+            return self._is_serving
+        return self._portal is not None and self._portal.is_joined
 
     async def run(self) -> None:
         """Runs until a signal or `stop`.
