@@ -44,7 +44,8 @@ class NatLab:
     probe: Namespace
     prober: Program
     places: Places
-    found: dict[tuple[str, Kind], Place] = field(default_factory=dict)
+    found: dict[tuple[str, Kind], tuple[Place, list[str]]] = field(default_factory=dict)
+    """What was built, with the probe's complaints about it."""
 
     @classmethod
     def build(cls, logs: Path) -> NatLab:
@@ -62,11 +63,12 @@ class NatLab:
         Raises: ConfigError when the network is not what its kind says: what is measured there would mean nothing.
         """
         if (side, kind) not in self.found:
-            place = self.found[side, kind] = self.places.build(side, kind)
-            wrong = complaints(kind, self.classify(place.host))
-            if wrong:
-                raise ConfigError(f"The {side}'s network is not {kind}: {'; '.join(wrong)}. Logs are in {self.logs}.")
-        return self.found[side, kind]
+            place = self.places.build(side, kind)
+            self.found[side, kind] = place, complaints(kind, self.classify(place.host))
+        place, wrong = self.found[side, kind]
+        if wrong:
+            raise ConfigError(f"The {side}'s network is not {kind}: {'; '.join(wrong)}. Logs are in {self.logs}.")
+        return place
 
     def classify(self, host: Namespace) -> Finding:
         """Lets the probe look at the network of a host. Raises ConfigError with its words when it fails."""
@@ -77,7 +79,7 @@ class NatLab:
         return Finding(**json.loads(done.stdout))
 
     def close(self) -> None:
-        for place in self.found.values():
+        for place, _ in self.found.values():
             place.close()
         self.places.close()
         self.prober.kill()

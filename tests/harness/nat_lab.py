@@ -49,11 +49,13 @@ def wrong_kind(lab: NatLab) -> Any:
     """Asks for a symmetric NAT and gets a full cone: the lab must refuse it."""
     build = lab.places.build
     lab.places.build = lambda side, kind: build(side, Kind.FULL_CONE)  # type: ignore[method-assign]
-    try:
-        lab.place("client", Kind.SYMMETRIC)
-    except ConfigError as error:
-        return {"refused": str(error)}
-    return {"refused": None}
+    refused = []
+    for _ in range(2):  # a network that was refused once is not taken the next time
+        try:
+            lab.place("client", Kind.SYMMETRIC)
+        except ConfigError as error:
+            refused.append(str(error))
+    return refused
 
 
 def errors_and_timeouts(lab: NatLab) -> Any:

@@ -62,3 +62,12 @@ def test_pair_that_does_not_exist_is_refused_with_the_kinds_there_are() -> None:
     assert done.returncode == 2
     assert "'cone' is no kind of network" in done.stderr
     assert "symmetric" in done.stderr
+
+
+def test_pair_whose_path_is_not_known_to_be_the_best_fails_the_run(tmp_path: Path) -> None:
+    # The programs are told not to say which path they have chosen.
+    quiet = {"RUST_LOG": "info,firezone.loop.program=warn"}
+    done = lab("matrix", "--pairs", "none:none", "--logs", str(tmp_path), environment=quiet)
+    assert done.returncode == 1
+    assert "no path was reported" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
