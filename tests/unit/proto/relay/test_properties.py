@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import hmac
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,3 +141,40 @@ def test_timers_that_are_moved_forth_and_back_do_not_pile_up() -> None:
         timers.set(step % 7, 10**9 - step)
     assert len(timers._heap) < 100
     assert timers._heap == sorted(timers._heap) or heapq.nsmallest(1, timers._heap)[0] == timers._heap[0]
+
+
+@given(
+    st.lists(st.tuples(methods, st.integers(0, 1), attributes, st.booleans()), max_size=6),
+    st.booleans(),
+    st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 65535), st.booleans()), max_size=4),
+)
+def test_no_signed_request_raises_whatever_it_says(
+    requests: list[tuple[int, int, list[tuple[int, bytes]], bool]], stands_alone: bool, from_peers: list[tuple[bytes, int, bool]]
+) -> None:
+    """Users are not to be trusted either: any attributes, properly signed, on top of what a client normally holds."""
+    bench = RelayBench(stands_alone=stands_alone)
+    client = TurnClient(bench)
+    client.allocate()
+    client.bind(0x4000, PEER)
+    for method, kind, fields, has_allocation in requests:
+        if not has_allocation:
+            client.refresh(0)
+        body = b"".join(
+            kind.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value + bytes(-len(value) % 4)
+            for kind, value in [
+                *((attribute, value) for attribute, value in fields if attribute != Attribute.MESSAGE_INTEGRITY),
+                (Attribute.USERNAME, client.username.encode()),
+                (Attribute.NONCE, (client.nonce or "").encode()),
+            ]
+        )
+        spread = (method & 0xF) | (method & 0x70) << 1 | kind << 4
+        head = spread.to_bytes(2, "big") + (len(body) + 24).to_bytes(2, "big") + stun.MAGIC_COOKIE_BYTES + bytes(12)
+        signature = hmac.digest(client.key, head + body, "sha1")
+        assert len(bench.send(client.endpoint, head + body + b"\x00\x08\x00\x14" + signature)) <= 1
+    for data, port, is_known in from_peers:
+        allocation = next(iter(bench.ports.open_ports), 1)
+        bench.server.handle_peer_datagram(allocation, PEER if is_known else Endpoint(PEER.ip, port), data, bench.now)
+    bench.drain()
+    bench.advance(5000)
+    assert bench.ports.open_ports == {}
+    assert bench.next_wake() is None
