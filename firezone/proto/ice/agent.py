@@ -388,7 +388,7 @@ class IceAgent:
 
     def _heed(self, pair: Pair, request: BindingRequest, now: Instant) -> None:
         """Takes what a request says about its pair."""
-        pair.last_peer_check_at = now
+        pair.record_peer_check(now)
         if request.use_candidate and not self.is_controlling and not pair.is_nominated:
             pair.nominate(now)
 

@@ -40,6 +40,9 @@ ACTIVE = Timings(250 * MILLISECOND, 1500 * MILLISECOND, 12)
 """While packets flow: 15.25 s to give up a pair that never answered, 16.5 s one that did."""
 IDLE = Timings(25 * SECOND, 25 * SECOND, 4)
 """Keeps NAT mappings with one check in 25 s; 100 s to give up."""
+TRIGGER_SPACING = 10 * MILLISECOND
+"""Between a check and the one that a check of the peer triggers. On a long way a superfluous check leaves; on a short one a
+lost check costs no more than this."""
 
 
 class Nomination(Enum):
@@ -123,6 +126,15 @@ class Pair:
         forgotten = self._trim(timings)
         self.reschedule(timings, check.sent_at)
         return forgotten
+
+    def record_peer_check(self, now: Instant) -> None:
+        """Takes note of a check of the peer: the way is open now, so a check of ours that got lost is repeated soon.
+
+        Source: RFC 8445 section 7.3.1.4. The original checks at once only if the pair is new.
+        """
+        self.last_peer_check_at = now
+        if self.checks and not self.has_succeeded:
+            self.next_due = min(self.next_due, max(now, self.checks[-1].sent_at + TRIGGER_SPACING))
 
     def record_answer(self, transaction_id: bytes, timings: Timings, now: Instant) -> None:
         """Takes the success response to one of the remembered checks."""

@@ -13,11 +13,11 @@ from firezone.base.timing import SECOND, seconds
 from firezone.proto.ice.agent import MAX_PAIRS, IceAgent
 from firezone.proto.ice.candidates import reflexive_candidate, relay_candidate
 from firezone.proto.ice.checks import IceCredentials, encode_request, encode_role_conflict, encode_success
-from firezone.proto.ice.events import IceState, Nominated
+from firezone.proto.ice.events import IceState, IceTransmit, Nominated
 from firezone.proto.ice.pair import IDLE
 from firezone.wire import stun
 from firezone.wire.candidate import CandidateKind, decode_candidate, encode_candidate
-from tests.harness.ice import CONTROLLED, CONTROLLING, START, Link, agent, host
+from tests.harness.ice import CONTROLLED, CONTROLLING, START, Link, Side, agent, host
 
 OURS = Endpoint.from_text("192.0.2.1", 52625)
 THEIRS = Endpoint.from_text("198.51.100.1", 52625)
@@ -585,3 +585,33 @@ def test_transactions_shared_with_an_owner_are_kept_tidy() -> None:
 
 def is_answer(payload: bytes) -> bool:
     return payload[:2] == b"\x01\x01"
+
+
+def test_check_of_the_peer_repeats_ours_that_was_lost_at_once() -> None:
+    """RFC 8445 section 7.3.1.4: behind NATs and relays the first check of one side is the one that is lost."""
+    link = Link()
+    lost: list[int] = []
+
+    def loses_first(side: Side, _: IceTransmit) -> bool:
+        is_first = side is link.left and not lost
+        if is_first:
+            lost.append(1)
+        return is_first
+
+    link.drop = loses_first
+    link.offer(link.left, host("192.0.2.1"))
+    link.offer(link.right, host("198.51.100.1"))
+    link.run(0.06)
+    assert link.left.agent.state is IceState.COMPLETED
+    first, second = (at for at, _ in link.left.requests()[:2])
+    assert second - first == 10_000_000
+
+
+def test_checks_of_the_peer_trigger_no_storm() -> None:
+    """Ours never arrive, theirs always do: ours are as many as theirs at most, besides the schedule."""
+    link = Link()
+    link.drop = lambda side, _: side is link.left
+    link.offer(link.left, host("192.0.2.1"))
+    link.offer(link.right, host("198.51.100.1"))
+    link.run(10)
+    assert len(link.left.requests()) <= 2 * len(link.right.requests())
