@@ -114,6 +114,8 @@ class SocketTurnClient:
             message = Message(MessageClass.REQUEST, method, self._count.to_bytes(12, "big"), (*attributes, *credentials))
             self.socket.send(stun.encode(message, key=self.key))
             answer = stun.decode(self.socket.recv(2048)).message
+            while answer.transaction_id != message.transaction_id:  # a late one
+                answer = stun.decode(self.socket.recv(2048)).message
             if answer.message_class is MessageClass.SUCCESS or answer.get(Attribute.NONCE) is None:
                 return answer
             self.nonce = answer.get(Attribute.NONCE)

@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from http import HTTPStatus
@@ -115,6 +117,43 @@ def test_row_67_it_sleeps_when_nothing_comes(alone: RelayProgram) -> None:
     before = alone.metrics()["counters"]["ticks"]
     time.sleep(1)
     assert alone.metrics()["counters"]["ticks"] - before <= 3
+
+
+FLOODS = {"channel-data": b"\x40\x00\x04\xb0" + bytes(1200), "garbage": b"\xff" * 100}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+def test_row_53_others_are_answered_promptly_while_one_client_floods(alone: RelayProgram, what: str) -> None:
+    flooder, other = SocketTurnClient(alone.port), SocketTurnClient(alone.port, username="1999999999:other")
+    flooder.allocate()
+    sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sink.bind(("127.0.0.1", 0))
+    peer = Endpoint.from_text(*sink.getsockname())
+    flooder.ask(Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, 0x4000), (Attribute.XOR_PEER_ADDRESS, peer))
+    other.allocate()
+    script = "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\nd = bytes.fromhex(sys.argv[2])\nwhile True: s.send(d)"
+    number = flooder.socket.fileno()
+    flooder.socket.setblocking(True)
+    flood = subprocess.Popen([sys.executable, "-c", script, str(number), FLOODS[what].hex()], pass_fds=[number])
+    other.socket.settimeout(0.5)
+    waits, lost = [], 0  # The flood fills the buffer of the port they share: clients ask again.
+    try:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                assert other.ask(Method.REFRESH).message_class is MessageClass.SUCCESS
+                waits.append(time.monotonic() - began)
+                time.sleep(0.02)
+                continue
+            lost += 1
+    finally:
+        flood.kill()
+        flood.wait()
+        sink.close()
+    assert len(waits) > 10
+    assert lost < len(waits)
+    assert sorted(waits)[len(waits) // 2] < 0.1
 
 
 class Portal:
