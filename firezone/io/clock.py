@@ -17,3 +17,7 @@ class BootClock:
 
     def utc(self) -> UnixTime:
         return time.time_ns()
+
+    def awake(self) -> Instant:
+        """CLOCK_MONOTONIC, which stands still while the host sleeps."""
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

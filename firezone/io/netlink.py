@@ -24,6 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from firezone.base.errors import ConfigError
 from firezone.base.limits import MAX_PACKET_SIZE
+from firezone.base.network_view import NetworkView, WayOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,6 +47,8 @@ _MAIN_TABLE = 254
 _ADDR_GEN_NONE = 1
 _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
 _MISSING = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}
+_PROBES = {socket.AF_INET: "8.8.8.8", socket.AF_INET6: "2001:4860:4860::8888"}
+"""Addresses that only a default route leads to. The kernel is asked how it would reach them; nothing is sent."""
 _NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
 """The host has no such family. EACCES: IPv6 is switched off by sysctl; missing rights are EPERM."""
 
@@ -85,6 +88,11 @@ class Netlink:
     async def local_addresses(self) -> list[str]:
         """Returns the addresses that peers could reach us at: global, usable, not loopback and not the tunnel's own."""
         found: list[str] = await self._run(self._local_addresses)
+        return found
+
+    async def view(self) -> NetworkView:
+        """Returns the local addresses and, per family, how our own packets leave for the Internet."""
+        found: NetworkView = await self._run(self._view)
         return found
 
     async def stop(self) -> None:
@@ -218,6 +226,25 @@ class Netlink:
             if not address.is_loopback and not address.is_link_local:
                 found.append(str(address))
         return found
+
+    def _view(self) -> NetworkView:
+        return NetworkView(tuple(self._local_addresses()), self._way_out(socket.AF_INET), self._way_out(socket.AF_INET6))
+
+    def _way_out(self, family: socket.AddressFamily) -> WayOut | None:
+        """Asks as a socket with our mark would be routed, past the tunnel."""
+        try:
+            (route,) = self._ip.route("get", family=family, dst=_PROBES[family], mark=FIREZONE_MARK)
+        except (NetlinkError, ValueError):
+            return None
+        device, source = route.get_attr("RTA_OIF"), route.get_attr("RTA_PREFSRC")
+        if device is None or source is None:
+            return None
+        (link,) = self._ip.get_links(device)
+        if link.get_attr("IFLA_OPERSTATE") not in ("UP", "UNKNOWN"):
+            return None
+        if family == socket.AF_INET6:
+            source = str(ipaddress.ip_network(f"{source}/64", strict=False))
+        return WayOut(int(device), route.get_attr("RTA_GATEWAY"), str(source))
 
     def _clear_leftovers(self) -> None:
         """Deletes rules that carry our mark and table, and every route in our tables."""

@@ -42,7 +42,24 @@ class ClientProgram(TunnelProgram[ClientState]):
 
     async def prepare(self) -> None:
         if self._owns_process:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, "SIGHUP")
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.on_hangup)
+
+    def on_moved(self, addresses: tuple[str, ...]) -> None:
+        self.reset("another network", addresses)
+
+    def on_hangup(self) -> None:
+        """Starts over because somebody says so."""
+        self.reset("SIGHUP", self._offered)
+        self._look_again()
+
+    def reset(self, reason: str, addresses: tuple[str, ...]) -> None:
+        """Starts over where these are our addresses: new keys, new sockets, new login. The TUN device stays as it is."""
+        log.info("resetting", reason=reason)
+        self.host.rebind()
+        self.state.reset(self.clock.now())
+        self._offered = ()  # The ports may be others.
+        self._offer(addresses)
+        self.host.tunnel.touch()
 
     async def on_event(self, event: object) -> None:
         match event:

@@ -53,6 +53,16 @@ class GatewayProgram(TunnelProgram[GatewayState]):
             set_up_forwarding(self.ends.device, outgoing=list(self.config.masquerade))
         await self._health.start()
 
+    def on_moved(self, addresses: tuple[str, ...]) -> None:
+        """Keeps keys, clients and what they may: a gateway's key lasts as long as its process, and ICE finds the new paths.
+
+        The connection to the portal is of the old network and would die slowly; the next `init` makes us ask our relays, too.
+        """
+        log.info("another network")
+        self.state.set_portal_reached(False, self.clock.now())
+        self.portal.reconnect()
+        self._offer(addresses)
+
     async def clean_up(self) -> None:
         await self._health.stop()
         if self.ends.device is not None and self.config.manage_firewall:

@@ -17,6 +17,8 @@ import structlog
 
 import firezone
 from firezone.base.errors import FirezoneError
+from firezone.base.network_view import NetworkView
+from firezone.base.timing import SECOND
 from firezone.datapath.tables import Tables
 from firezone.io.clock import BootClock
 from firezone.io.deadline import DeadlineTimer
@@ -26,6 +28,7 @@ from firezone.io.network_changes import NetworkChanges
 from firezone.loop.host import Host
 from firezone.loop.portal_connection import PortalConnection
 from firezone.loop.user_agent import system_user_agent
+from firezone.proto.roaming import SUSPEND_CHECK_INTERVAL, Roaming, Verdict
 from firezone.proto.snownet.events import PathChosen
 from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
@@ -70,10 +73,14 @@ class TunnelProgram(Generic[State]):
         self.state: State = state_class(  # type: ignore[call-arg]
             store=tables.sessions, channels=tables.channels, rng=self._rng, now=self.clock.now(), utc=self.clock.utc()
         )
+        self.state.set_portal_reached(False, self.clock.now())
         self.host = Host(self.clock, ends, tables, DeadlineTimer())
         self.netlink = Netlink(ends.device) if ends.device is not None else None
         self._fixed_addresses = addresses
-        self._known_addresses: list[str] = []
+        self._roaming = Roaming()
+        self._offered: tuple[str, ...] = ()
+        """Local addresses that the state knows."""
+        self._suspend_watch: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,6 +97,10 @@ class TunnelProgram(Generic[State]):
 
     async def prepare(self) -> None:
         """Does what must be done between netlink and engine."""
+
+    def on_moved(self, addresses: tuple[str, ...]) -> None:
+        """Reacts to another network under us, where these are our addresses."""
+        raise NotImplementedError
 
     async def clean_up(self) -> None:
         """Takes back what `prepare` did."""
@@ -119,7 +130,8 @@ class TunnelProgram(Generic[State]):
             self.portal = self._make_portal()
             self.host.start(self.state, self._on_event, self._fail)
             if self.netlink is not None:
-                changes = NetworkChanges(lambda: self._spawn(self._look_at_network()))
+                changes = NetworkChanges(self._look_again, self.ends.device)
+                self._suspend_watch = self._spawn(self._watch_for_suspend())
             await self._look_at_network()
             self._spawn(self._run_portal())
             if self._owns_process:
@@ -140,44 +152,62 @@ class TunnelProgram(Generic[State]):
         """Begins an orderly end; called again, the flush is not waited for."""
         self._stopping.set()
 
-    def reset(self, reason: str) -> None:
-        """Starts over on whatever network there is now: new keys, new sockets, new login."""
-        log.info("resetting", reason=reason)
-        reset = getattr(self.state, "reset", None)
-        if reset is None:
-            return
-        self.host.rebind()
-        reset(self.clock.now())
-        self._known_addresses = []
-        self._spawn(self._look_at_network())
-        self.host.tunnel.touch()
-
     def _make_portal(self) -> PortalConnection:
         config = self.config
         tls = None if config.ca_file is None else ssl.create_default_context(cafile=config.ca_file)
         return PortalConnection(
             self.login_url(), self.topic, user_agent=system_user_agent(self.compatible_version), from_portal=self.from_portal,
             to_portal=self.to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
-            mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls, clock=self.clock.now,
+            on_state=self._on_portal_state, mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls,
+            clock=self.clock.now,
         )  # fmt: skip
 
     async def _run_portal(self) -> None:
         await self.portal.run()
 
+    # roaming
+
+    def _look_again(self) -> None:
+        self._spawn(self._look_at_network())
+
     async def _look_at_network(self) -> None:
-        if self._fixed_addresses is not None:
-            addresses = self._fixed_addresses
-        elif self.netlink is not None:
-            addresses = await self.netlink.local_addresses()
+        """Finds out where we are and obeys what `Roaming` makes of it."""
+        if self.netlink is not None and self._fixed_addresses is None:
+            view = await self.netlink.view()
             await self.netlink.sync_link_routes()
         else:
-            addresses = []
-        if addresses != self._known_addresses:
-            log.info("local addresses", count=len(addresses))
-            log.debug("local addresses", addresses=addresses)
-            self._known_addresses = addresses
-            self.state.set_local_addresses(self.host.local_endpoints(addresses), self.clock.now())
-            self.host.tunnel.touch()
+            view = NetworkView(tuple(self._fixed_addresses or ()))
+        verdict = self._roaming.handle_view(view, self.clock.now())
+        log.debug("network", verdict=verdict.name, view=view)
+        match verdict:
+            case Verdict.AWAY:
+                log.info("no network")
+            case Verdict.BACK:
+                log.info("the network is back")
+                self.portal.hurry()
+                self._offer(view.addresses)
+            case Verdict.MOVED:
+                self.on_moved(view.addresses)
+            case Verdict.SAME | Verdict.OTHER_ADDRESSES:
+                self._offer(view.addresses)
+
+    def _offer(self, addresses: tuple[str, ...]) -> None:
+        """Tells the state our local addresses, unless it knows them or they are gone for the moment."""
+        if addresses == self._offered or self._roaming.is_away:
+            return
+        log.info("local addresses", count=len(addresses))
+        log.debug("local addresses", addresses=addresses)
+        self._offered = addresses
+        self.state.set_local_addresses(self.host.local_endpoints(list(addresses)), self.clock.now())
+        self.host.tunnel.touch()
+
+    async def _watch_for_suspend(self) -> None:
+        """Looks after a suspend: an interface that needs no new link tells nothing, and yet all mappings are gone."""
+        while True:
+            if self._roaming.handle_clocks(self.clock.now(), self.clock.awake()):
+                log.info("woke up")
+                await self._look_at_network()
+            await asyncio.sleep(SUSPEND_CHECK_INTERVAL / SECOND)
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._owns_process:
@@ -191,6 +221,8 @@ class TunnelProgram(Generic[State]):
             self.host.close()
         else:
             self.ends.close()
+        if self._suspend_watch is not None:
+            self._suspend_watch.cancel()
         _, late = await asyncio.wait(self._tasks, timeout=1) if self._tasks else (set(), set())
         for task in late:
             task.cancel()
@@ -215,6 +247,10 @@ class TunnelProgram(Generic[State]):
             log.warning("a message of the portal could not be obeyed", message=type(message).__name__, error=str(error))
         self.host.tunnel.touch()
 
+    def _on_portal_state(self, is_joined: bool) -> None:
+        self.state.set_portal_reached(is_joined, self.clock.now())
+        self.host.tunnel.touch()
+
     def _on_event(self, event: object) -> None:
         match event:
             case SendToPortal(message):
@@ -222,6 +258,7 @@ class TunnelProgram(Generic[State]):
                 self.portal.send(message)
             case ReconnectPortal(public_key, reason):
                 log.info("logging in again", reason=reason)
+                self.state.set_portal_reached(False, self.clock.now())
                 self.portal.reconnect(public_key)
             case ConnectionChanged(cid, is_up, detail):
                 log.info("connection established" if is_up else "connection ended", peer=cid, detail=detail)
@@ -235,11 +272,12 @@ class TunnelProgram(Generic[State]):
             case _:
                 self._spawn(self.on_event(event))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something beside the tunnel; what it raises ends the program."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from firezone.base.errors import WireError
 from firezone.base.ids import ConnectionId, PeerRow, RelayId
 from firezone.base.net import Network
+from firezone.proto.held_candidates import HeldCandidates
 from firezone.proto.ice.checks import IceCredentials
 from firezone.proto.snownet.events import (
     ConnectionClosed,
@@ -98,6 +99,8 @@ class TunnelState:
         """Those filters."""
         self._routes: dict[Network, PeerRow | None] = {}
         """Routes that the tables know."""
+        self._held = HeldCandidates()
+        self._is_portal_reached = True
 
     @property
     def public_key(self) -> bytes:
@@ -117,6 +120,16 @@ class TunnelState:
     def handle_portal(self, message: Any, now: Instant, utc: UnixTime) -> None:
         """Takes one message of the portal."""
         raise NotImplementedError
+
+    def set_portal_reached(self, is_reached: bool, now: Instant) -> None:
+        """Takes whether messages reach the portal. Meanwhile changes of our candidates are held back, other messages dropped.
+
+        A machine that is never told takes the portal as reached: whoever polls it has a queue of their own.
+        """
+        self._is_portal_reached = is_reached
+        if is_reached:
+            for cid, lines, are_new in self._held.take(lambda cid: self.node.row_of(cid) is not None):
+                self._tell_portal(self._on_candidates(cid, lines, are_new=are_new))
 
     def set_local_addresses(self, addresses: list[Endpoint], now: Instant) -> None:
         """Takes the addresses our sockets can be reached at."""
@@ -195,6 +208,7 @@ class TunnelState:
             return
         if control.event == ControlEvent.GOODBYE:
             self.node.remove_connection(cid)
+            self._held.forget(cid)
             self._events.append(ConnectionChanged(cid, False, "the peer said goodbye"))
             self._on_gone(cid, now)
 
@@ -206,7 +220,20 @@ class TunnelState:
             self._handle_node_event(event, added, removed, now)
         for are_new, batches in ((True, added), (False, removed)):
             for cid, lines in batches.items():
-                self._events.append(SendToPortal(self._on_candidates(cid, tuple(dict.fromkeys(lines)), are_new=are_new)))
+                self._signal(cid, tuple(dict.fromkeys(lines)), are_new=are_new)
+
+    def _signal(self, cid: ConnectionId, lines: tuple[str, ...], *, are_new: bool) -> None:
+        if self._is_portal_reached:
+            self._tell_portal(self._on_candidates(cid, lines, are_new=are_new))
+        elif are_new:
+            self._held.add(cid, lines)
+        else:
+            self._held.remove(cid, lines)
+
+    def _tell_portal(self, message: object) -> None:
+        """Queues a message. While the portal is away it is dropped: an answer would come to a question nobody asks any more."""
+        if self._is_portal_reached:
+            self._events.append(SendToPortal(message))
 
     def _handle_node_event(
         self, event: NodeEvent, added: dict[ConnectionId, list[str]], removed: dict[ConnectionId, list[str]], now: Instant
@@ -222,15 +249,17 @@ class TunnelState:
             case PathChosen():
                 self._events.append(event)
             case ConnectionFailed(cid, reason):
+                self._held.forget(cid)
                 self._events.append(ConnectionChanged(cid, False, reason))
                 self._on_gone(cid, now)
             case ConnectionClosed(cid):
+                self._held.forget(cid)
                 self._events.append(ConnectionChanged(cid, False, "closed"))
                 self._on_gone(cid, now)
             case RelayLost(relay, reason):
                 self._events.append(RelayEnded(relay, reason))
             case NoRelaysLeft():
-                self._events.append(SendToPortal(shared.NoRelays()))
+                self._tell_portal(shared.NoRelays())
 
     def _set_filter(self, cid: ConnectionId, wanted: PeerFilterSet | None) -> None:
         """Brings the filter of a connection's row in line; a row that is no longer the connection's loses its own."""

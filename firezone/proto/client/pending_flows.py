@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 INTENT_INTERVAL = 2 * SECOND
 """Shortest time between two requests for one resource. Half floods the portal while a site is slow, double delays recovery."""
+REMEMBERED = 60 * SECOND
+"""After an outage of the portal, resources are asked for that an application wanted so recently: its TCP repeats itself every 32 s
+or more often. Without a bound, programs long gone would open connections."""
 MAX_BUFFERED = 128
 """Packets kept per resource, at most 160 KiB; the oldest goes first."""
 
@@ -53,6 +56,9 @@ class PendingFlow:
     """One resource that access was asked for."""
 
     last_sent: Instant
+    """When the portal was asked, or would have been were it reached."""
+    is_asked: bool = True
+    """False: it was not reached, or is reached anew and has forgotten."""
     buffer: PacketBuffer = field(default_factory=PacketBuffer)
 
 
@@ -72,9 +78,27 @@ class PendingFlows:
         if flow is None:
             flow = self._flows[resource] = PendingFlow(now)
         elif is_due:
-            flow.last_sent = now
+            flow.last_sent, flow.is_asked = now, True
         flow.buffer.add(packet, header)
         return is_due
+
+    def on_portal_lost(self) -> None:
+        """Answers will not come any more."""
+        for flow in self._flows.values():
+            flow.is_asked = False
+
+    def on_not_asked(self, resource: ResourceId) -> None:
+        """The portal could not be asked."""
+        self._flows[resource].is_asked = False
+
+    def ask_again(self, now: Instant) -> list[ResourceId]:
+        """Returns what the portal, reached again, must be asked for: what somebody still wants and has not been asked since."""
+        due = [
+            resource for resource, flow in self._flows.items() if not flow.is_asked and now - flow.last_sent <= REMEMBERED
+        ]  # fmt: skip
+        for resource in due:
+            self._flows[resource].is_asked, self._flows[resource].last_sent = True, now
+        return due
 
     def take(self, resource: ResourceId) -> list[bytes] | None:
         """Ends the waiting and returns the packets in order; None when nobody waits."""

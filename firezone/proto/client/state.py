@@ -22,7 +22,7 @@ from firezone.kernels.types import Reason
 from firezone.proto.client.pending_flows import PendingFlows
 from firezone.proto.client.resources import ResourceBook, ResourceView, Status
 from firezone.proto.snownet.events import Role
-from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
+from firezone.proto.tunnel_state import ReconnectPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited
 from firezone.wire.portal import client as wire
@@ -118,6 +118,12 @@ class ClientState(TunnelState):
 
     # portal
 
+    def set_portal_reached(self, is_reached: bool, now: Instant) -> None:
+        """As in general; what waits for an answer asks again when the next `init` has come."""
+        if not is_reached:
+            self._pending.on_portal_lost()
+        super().set_portal_reached(is_reached, now)
+
     def handle_portal(self, message: wire.FromPortal, now: Instant, utc: UnixTime) -> None:
         """Takes one message of the portal."""
         match message:
@@ -125,6 +131,8 @@ class ClientState(TunnelState):
                 self._own = (interface.ipv4, interface.ipv6)
                 self._set_resources(resources, now)
                 self._update_relays((), relays, now)
+                for resource_id in self._pending.ask_again(now):
+                    self._ask_for(resource_id)
             case wire.ConfigChanged(interface=interface):
                 self._own = (interface.ipv4, interface.ipv6)
             case wire.ResourceCreatedOrUpdated(resource=resource):
@@ -256,9 +264,12 @@ class ClientState(TunnelState):
         elif cid is not None and self.node.row_of(cid) is not None:
             self._encapsulate(cid, packet, now)
         elif self._pending.add(resource.id, packet, header, now):
-            self._events.append(
-                SendToPortal(wire.CreateFlow(resource_id=resource.id, connected_gateway_ids=tuple(sorted(self._recent))))
-            )
+            self._ask_for(resource.id)
+
+    def _ask_for(self, resource: ResourceId) -> None:
+        if not self._is_portal_reached:
+            self._pending.on_not_asked(resource)
+        self._tell_portal(wire.CreateFlow(resource_id=resource, connected_gateway_ids=tuple(sorted(self._recent))))
 
     def _is_admissible(self, header: IpHeader) -> bool:
         """Keeps out what would raise intents for nothing: noise of the host, foreign sources, protocols no gateway forwards."""

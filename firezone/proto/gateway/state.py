@@ -19,7 +19,7 @@ from firezone.kernels.types import Reason
 from firezone.proto.gateway.client_on_gateway import ClientOnGateway, unix_time
 from firezone.proto.gateway.filter_set import permits_outbound
 from firezone.proto.snownet.events import Role
-from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState, credentials
+from firezone.proto.tunnel_state import ReconnectPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.ip import decode_ip, prohibited, unreachable
 from firezone.wire.portal import gateway as wire
@@ -142,7 +142,7 @@ class GatewayState(TunnelState):
             self._by_address |= {wanted.ipv4: cid, wanted.ipv6: cid}
         if client.allow(message.resource, unix_time(message.expires_at)):
             self._events.append(AccessChanged(client.id, message.resource.id, "granted"))
-        self._events.append(SendToPortal(wire.FlowAuthorized(ref=message.ref)))
+        self._tell_portal(wire.FlowAuthorized(ref=message.ref))
         self._sync(cid)
 
     def _revoke(self, client_id: ClientId, resource: ResourceId, now: Instant) -> None:

@@ -36,6 +36,8 @@ from firezone.wire.phoenix import (
 
 CONNECT_TIMEOUT = 15 * SECOND
 """For TCP, TLS and upgrade together: a portal that accepts and says nothing must not hold us for ever."""
+HURRY_AFTER = SECOND
+"""An attempt older than this has lost its packets if it could have succeeded by now, and TCP repeats them ever more slowly."""
 JOIN_TIMEOUT = 5 * SECOND
 HEARTBEAT_INTERVAL = 10 * SECOND
 """Regardless of other traffic. Portals close a gateway after 37 s of silence."""
@@ -132,6 +134,7 @@ class PhoenixChannel:
         self._retry = RetrySchedule(rng, max_partition_ns)
         self._state = State.CLOSED
         self._attempt = 0
+        self._opened_at: Instant = 0
         self._next_ref = 0
         self._deadline: Instant | None = None
         """Of the present state: end of the pause, of connecting, of joining."""
@@ -158,6 +161,13 @@ class PhoenixChannel:
             self._queue.clear()
         self._retry.restart()
         self._open(now)
+
+    def hurry(self, now: Instant) -> None:
+        """Does not wait any longer, because the network is better now: tries at once, with a fresh series of retries."""
+        if self._state is State.WAITING or (self._state is State.CONNECTING and now - self._opened_at >= HURRY_AFTER):
+            self._drop()
+            self._retry.restart()
+            self._open(now)
 
     def close(self) -> None:
         """Ends for good."""
@@ -318,6 +328,7 @@ class PhoenixChannel:
 
     def _open(self, now: Instant) -> None:
         self._attempt += 1
+        self._opened_at = now
         self._state = State.CONNECTING
         self._deadline = now + CONNECT_TIMEOUT
         self._events.append(Connect(self._attempt))

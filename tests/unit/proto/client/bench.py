@@ -47,9 +47,11 @@ class Client:
             found.append(event)
         return found
 
+    def sent(self) -> list[object]:
+        return [event.message for event in self.events() if isinstance(event, SendToPortal)]
+
     def intents(self) -> list[wire.CreateFlow]:
-        sent = [event.message for event in self.events() if isinstance(event, SendToPortal)]
-        return [message for message in sent if isinstance(message, wire.CreateFlow)]
+        return [message for message in self.sent() if isinstance(message, wire.CreateFlow)]
 
     def updates(self) -> list[object]:
         found: list[object] = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from firezone.base.ids import ResourceId
+from firezone.base.net import Endpoint
 from firezone.base.rng import SeededRng
 from firezone.kernels.types import Reason
+from firezone.proto.client.pending_flows import REMEMBERED
 from firezone.proto.client.resources import Status
 from firezone.proto.client.state import ClientState, ResourcesUpdated, TunConfig
 from firezone.proto.tunnel_state import ReconnectPortal
@@ -206,3 +208,58 @@ def test_after_a_reset_every_resource_asks_for_itself() -> None:
     client.events()
     client.send(udp())
     assert [intent.resource_id for intent in client.intents()] == [uid(10)]
+
+
+# a portal that is away: 15.1, 17.7
+
+
+def test_resources_wanted_while_the_portal_is_away_are_asked_for_once_when_it_is_back() -> None:
+    client = Client(cidr(10, NET), cidr(11, "10.0.1.0/24"))
+    client.send(udp())
+    assert [intent.resource_id for intent in client.intents()] == [uid(10)]
+    client.state.set_portal_reached(False, client.now)
+    for second in range(1, 8):
+        client.send(udp("10.0.1.7", number=second), second)
+    assert client.intents() == []
+    client.state.set_portal_reached(True, client.now)
+    assert client.intents() == []  # The portal says first who we are.
+    client.tell(init(cidr(10, NET), cidr(11, "10.0.1.0/24")))
+    assert [intent.resource_id for intent in client.intents()] == [uid(10), uid(11)]
+    client.tell(init(cidr(10, NET), cidr(11, "10.0.1.0/24")))
+    assert client.intents() == []
+
+
+def test_what_nobody_has_wanted_for_a_minute_is_not_asked_for() -> None:
+    client = Client(cidr(10, NET))
+    client.send(udp(), 0)
+    client.intents()
+    client.state.set_portal_reached(False, client.now)
+    client.state.set_portal_reached(True, client.now)
+    client.now += REMEMBERED + 1
+    client.tell(init(cidr(10, NET)))
+    assert client.intents() == []
+
+
+def test_candidates_of_an_outage_are_told_as_they_stand_at_its_end() -> None:
+    client = connected()
+    first, second = (Endpoint.from_text(f"192.168.1.{n}", 52625) for n in (7, 8))
+    client.state.set_portal_reached(False, client.now)
+    client.state.set_local_addresses([first], client.now)
+    client.state.set_local_addresses([second], client.now)
+    assert client.sent() == []
+    client.state.set_portal_reached(True, client.now)
+    added, removed = client.sent()
+    assert isinstance(added, wire.BroadcastIceCandidates)
+    assert isinstance(removed, wire.BroadcastInvalidatedIceCandidates)
+    # The address that came and went meanwhile is in neither.
+    assert [line.split()[4] for line in added.candidates] == ["192.168.1.8"]
+    assert [line.split()[4] for line in removed.candidates] == ["192.0.2.1"]
+
+
+def test_candidates_of_a_connection_that_ended_in_an_outage_are_not_told() -> None:
+    client = connected()
+    client.state.set_portal_reached(False, client.now)
+    client.state.set_local_addresses([Endpoint.from_text("192.168.1.7", 52625)], client.now)
+    client.state.reset(client.now)
+    client.state.set_portal_reached(True, client.now)
+    assert client.sent() == []

@@ -377,3 +377,32 @@ def test_no_repr_of_an_event_shows_a_payload() -> None:
     bench = Bench()
     bench.joined()
     assert "hunter2" not in repr(bench.hear(encode_frame("client", "init", b'{"password":"hunter2"}', None)))
+
+
+def test_a_better_network_ends_the_pause_and_begins_the_retries_anew() -> None:
+    bench = Bench()
+    bench.joined()
+    for _ in range(12):
+        bench.lose()
+        bench.advance(120)
+    bench.lose()
+    assert bench.channel.state is State.WAITING
+    bench.channel.hurry(bench.now)
+    assert [type(event) for event in bench.events()] == [Connect]
+    *_, hiccup = bench.lose()
+    assert isinstance(hiccup, Hiccup)
+    assert hiccup.delay_ns <= SECOND
+
+
+def test_hurry_leaves_a_joined_channel_and_a_fresh_attempt_alone_and_replaces_one_that_hangs() -> None:
+    bench = Bench()
+    bench.joined()
+    bench.channel.hurry(bench.now)
+    assert bench.events() == []
+    bench.channel.connect(bench.now)
+    bench.events()
+    bench.channel.hurry(bench.now)
+    assert bench.events() == []
+    bench.now += SECOND
+    bench.channel.hurry(bench.now)
+    assert bench.events() == [Drop(bench.attempt - 1), Connect(bench.attempt)]
