@@ -31,8 +31,9 @@ OURS = "this tunnel"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the figures. [default: perf/results/]",
 )
+@click.option("--only", default="", metavar="TEXT", help="Run contenders with this in their names, and this tunnel.")
 @click.option("--no-newest", is_flag=True, help="Do not build the newest wireguard-go from its Go module.")
-def main(rounds: int, seconds: float, json_file: Path | None, no_newest: bool) -> None:
+def main(rounds: int, seconds: float, json_file: Path | None, only: str, no_newest: bool) -> None:
     """Compares tunnels on this machine: TCP both ways, round trips, CPU per gigabyte, datagrams per send.
 
     $WIREGUARD_GO may name further wireguard-go binaries, separated by colons. Ratios count; absolute figures differ from machine
@@ -44,30 +45,40 @@ def main(rounds: int, seconds: float, json_file: Path | None, no_newest: bool) -
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
         _enter(
-            ["--rounds", str(rounds), "--seconds", str(seconds), "--no-newest", *(["--json", str(json_file)] if json_file else [])],
+            [
+                "--rounds",
+                str(rounds),
+                "--seconds",
+                str(seconds),
+                "--only",
+                only,
+                "--no-newest",
+                *(["--json", str(json_file)] if json_file else []),
+            ],
             binaries,
         )
     namespaces.end_without_lifeline()
     _hide_run()
     try:
-        results = _run(rounds, seconds, binaries)
+        results = _run(rounds, seconds, binaries, only)
     except FirezoneError as error:
         raise click.ClickException(str(error)) from error
     _print(results)
     _store(results, json_file, rounds, seconds)
 
 
-def _run(rounds: int, seconds: float, binaries: dict[str, str]) -> list[Result]:
+def _run(rounds: int, seconds: float, binaries: dict[str, str], only: str) -> list[Result]:
     from firezone.lab.measure import start_iperf
     from firezone.lab.programs import Program, python
     from firezone.lab.stack import PORTAL_PORT, write_policy
     from firezone.lab.topology import PORTAL_ADDRESS, RESOURCE_PORT, Topology
-    from perf.contenders import Contender, Firezone, Veth, WireGuardGo, prepare
+    from perf.contenders import Contender, Firezone, Relayed, RelayedByCoturn, Veth, WireGuardGo, prepare
 
     logs = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
     topology = Topology.build()
+    topology.add_relay()
     prepare(topology)
-    tokens = write_policy(logs)
+    tokens = write_policy(logs, relays=["relay"])
     bind = f"{PORTAL_ADDRESS}:{PORTAL_PORT}"
     Program.start(
         "portal", topology.public, python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", bind), logs
@@ -75,7 +86,11 @@ def _run(rounds: int, seconds: float, binaries: dict[str, str]) -> list[Result]:
     Program.start("resource", topology.resource, python("firezone.lab.web", str(RESOURCE_PORT)), logs).wait_for("listening")
     start_iperf(topology.resource, logs)
     contenders: list[Contender] = [Veth("veth, no tunnel", topology, logs), Firezone(OURS, topology, logs, tokens=tokens)]
+    contenders.append(Relayed(f"{OURS}, relayed", topology, logs, tokens=tokens))
+    if shutil.which("turnserver"):
+        contenders.append(RelayedByCoturn(f"{OURS}, over coturn", topology, logs, tokens=tokens))
     contenders += [WireGuardGo(name, topology, logs, binary=binary) for name, binary in binaries.items()]
+    contenders = [contender for contender in contenders if only in contender.name or contender.name == OURS]
     results = {contender.name: Result(contender.name) for contender in contenders}
     for number in range(rounds):
         for contender in contenders:
@@ -118,7 +133,7 @@ def _print(results: list[Result]) -> None:
     from rich.table import Table
 
     table = Table(title="one topology, inner MTU 1280, single TCP stream; medians ± spread")
-    for column in ("", "up Gbit/s", "down Gbit/s", "RTT p50 ms", "RTT p99 ms", "CPU s/GB", "datagrams/send"):
+    for column in ("", "up Gbit/s", "down Gbit/s", "resent/GB", "UDP lost %", "RTT p50 ms", "RTT p99 ms", "CPU s/GB", "per send"):
         table.add_column(column, justify="left" if not column else "right")
     for result in results:
         cells = []
@@ -126,7 +141,7 @@ def _print(results: list[Result]) -> None:
             median = result.median(figure)
             cells.append("–" if median is None else f"{median:.2f} ± {result.spread(figure):.2f}")
         table.add_row(result.name, *cells)
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
     for line in _ratios(results):
         console.print(line)

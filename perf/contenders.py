@@ -6,21 +6,33 @@ MTU, and takes everything back when it stops.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firezone.base.limits import MAX_PACKET_SIZE
+from firezone.base.net import Endpoint
+from firezone.base.secret import SecretText
 from firezone.lab.programs import Program
-from firezone.lab.stack import start_tunnel
-from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_NETWORK, Topology
+from firezone.lab.stack import PORTAL_PORT, start_relay, start_tunnel
+from firezone.lab.topology import GATEWAY_ADDRESS, PORTAL_ADDRESS, RELAY_ADDRESSES, RESOURCE_NETWORK, Topology
+from firezone.proto.portal.model import OnlineRelay
+from firezone.proto.portal.relays import relay_id_of, turn_entries
+from firezone.wire.portal.shared import PublicKey
 
 if TYPE_CHECKING:
     from firezone.lab.namespaces import Namespace
 
 WIREGUARD_PORT = 51820
+POLICY_NOTICED_S = 4.0
+"""The portal looks at its file every second and tells devices after another of quiet."""
+_MARK = "\n# relays of the comparison\n"
 _INNER = {"client": "10.99.0.1/24", "gateway": "10.99.0.2/24"}
 
 
@@ -84,6 +96,80 @@ class Firezone(Contender):
         counters = [json.loads((self.logs / f"{role}.counters.json").read_text())["udp"] for role in ("client", "gateway")]
         calls = sum(counter["send_calls"] for counter in counters)
         return round(sum(counter["sent"] for counter in counters) / calls, 1) if calls else None
+
+
+@dataclass
+class Relayed(Firezone):
+    """This tunnel with direct paths blocked, over our relay."""
+
+    def start(self) -> None:
+        assert self.topology.relay is not None
+        self.topology.block_direct()
+        self.programs.append(
+            start_relay(
+                self.topology.relay,
+                "relay",
+                RELAY_ADDRESSES,
+                self.logs,
+                self.tokens["relay"],
+                f"ws://{PORTAL_ADDRESS}:{PORTAL_PORT}",
+            )
+        )
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.topology.open_direct()
+
+
+@dataclass
+class RelayedByCoturn(Firezone):
+    """This tunnel with direct paths blocked, over coturn.
+
+    coturn knows no credentials derived from a secret the way Firezone does it: once both devices have logged in, it is given
+    their users, and only then does the policy name it.
+    """
+
+    def start(self) -> None:
+        assert self.topology.relay is not None
+        self.topology.block_direct()
+        super().start()
+        users, secret = self.logs / "coturn.db", SecretText("5d" * 32)
+        users.unlink(missing_ok=True)
+        endpoints = tuple(Endpoint.from_text(address, 3478) for address in RELAY_ADDRESSES)
+        relay = OnlineRelay(relay_id_of(secret), "coturn", endpoints, secret, None)
+        for key in self._public_keys():
+            entry = turn_entries([relay], key, None)[0]
+            _output("turnadmin", "-a", "-b", str(users), "-r", "firezone", "-u", entry.username, "-p", entry.password.reveal())
+        listening = [option for address in RELAY_ADDRESSES for option in ("-L", address)]
+        turnserver = Program.start(
+            "coturn", self.topology.relay,
+            ["turnserver", "-n", "--lt-cred-mech", "-r", "firezone", "-b", str(users), *listening, "--no-cli", "--no-tls",
+             "--no-dtls", "--no-multicast-peers", "--log-file", "stdout", "--pidfile", str(self.logs / "coturn.pid"),
+             "--allow-loopback-peers"],
+            self.logs,
+        )  # fmt: skip
+        self.programs.append(turnserver)
+        addresses = f'ipv4 = "{RELAY_ADDRESSES[0]}"\nipv6 = "{RELAY_ADDRESSES[1]}"'
+        self._set_policy(f'[[relay]]\nname = "coturn"\n{addresses}\nsecret = "{secret.reveal()}"\n')
+        time.sleep(POLICY_NOTICED_S)
+
+    def stop(self) -> None:
+        self._set_policy("")
+        super().stop()
+        self.topology.open_direct()
+
+    def _public_keys(self) -> list[PublicKey]:
+        """Reads the devices' keys from a copy of the portal's state, which it keeps to itself."""
+        with tempfile.TemporaryDirectory() as directory:
+            for state in self.logs.glob("policy.db*"):
+                shutil.copy(state, directory)
+            with contextlib.closing(sqlite3.connect(Path(directory, "policy.db"))) as copy:
+                return [PublicKey(bytes(row[0])) for row in copy.execute("SELECT public_key FROM device")]
+
+    def _set_policy(self, more: str) -> None:
+        policy = self.logs / "policy.toml"
+        policy.write_text(policy.read_text().partition(_MARK)[0] + _MARK + more)
 
 
 @dataclass

@@ -6,13 +6,18 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from firezone.lab.measure import ping, throughput, wait_for_page
+from firezone.lab.measure import datagrams, ping, throughput, wait_for_page
 from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_PORT
 
 if TYPE_CHECKING:
     from perf.contenders import Contender
 
-FIGURES = ("up_gbps", "down_gbps", "rtt_p50_ms", "rtt_p99_ms", "cpu_s_per_gb", "datagrams_per_send")
+FIGURES = (
+    "up_gbps", "down_gbps", "retransmits_per_gb", "udp_lost_percent", "rtt_p50_ms", "rtt_p99_ms", "cpu_s_per_gb",
+    "datagrams_per_send",
+)  # fmt: skip
+UDP_MEGABITS = 400
+"""Rate of the UDP transfer: every contender but none can carry it, so what is lost is lost to queues."""
 
 
 @dataclass
@@ -47,9 +52,12 @@ def measure(contender: Contender, seconds: float) -> dict[str, float]:
         up = throughput(client, RESOURCE_ADDRESS, seconds)
         down = throughput(client, RESOURCE_ADDRESS, seconds, reverse=True)
         used = contender.cpu_seconds() - before
+        udp = datagrams(client, RESOURCE_ADDRESS, min(seconds, 2.0), megabits=UDP_MEGABITS)
     finally:
         contender.stop()
     found = {"up_gbps": up["gbps"], "down_gbps": down["gbps"], "rtt_p50_ms": rtt["p50"], "rtt_p99_ms": rtt["p99"]}
+    found["retransmits_per_gb"] = (up["retransmits"] + down["retransmits"]) / ((up["bytes"] + down["bytes"]) / 1e9)
+    found["udp_lost_percent"] = udp["lost_percent"]
     if used:
         found["cpu_s_per_gb"] = used / ((up["bytes"] + down["bytes"]) / 1e9)
     if (per_send := contender.datagrams_per_send()) is not None:

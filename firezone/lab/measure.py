@@ -54,15 +54,32 @@ def start_iperf(server: Namespace, logs: Any) -> Program:
 
 
 def throughput(client: Namespace, host: str, seconds: float, *, reverse: bool = False, streams: int = 1) -> dict[str, Any]:
-    """Runs one TCP transfer and returns what the receiver got: `gbps` and `bytes`."""
-    command = ["iperf3", "-c", host, "-p", str(IPERF_PORT), "-t", str(seconds), "-P", str(streams), "-J"]
-    command = client.command(*command, *(["-R"] if reverse else []))
+    """Runs one TCP transfer and returns what the receiver got: `gbps` and `bytes`, and how many segments were sent again."""
+    options = ["-t", str(seconds), "-P", str(streams), *(["-R"] if reverse else [])]
+    result = _iperf(client, host, seconds, options)
+    received, sent = result["end"]["sum_received"], result["end"]["sum_sent"]
+    return {
+        "gbps": received["bits_per_second"] / 1e9,
+        "bytes": received["bytes"],
+        "retransmits": sent.get("retransmits", 0),
+    }
+
+
+def datagrams(client: Namespace, host: str, seconds: float, *, megabits: int, size: int = 1200) -> dict[str, float]:
+    """Sends UDP at a fixed rate and returns the share that was lost in percent, and the rate received in Gbit/s."""
+    result = _iperf(client, host, seconds, ["-u", "-b", f"{megabits}M", "-l", str(size), "-t", str(seconds)])
+    received = result["end"]["sum_received"] if "sum_received" in result["end"] else result["end"]["sum"]
+    return {"lost_percent": received["lost_percent"], "gbps": received["bits_per_second"] / 1e9}
+
+
+def _iperf(client: Namespace, host: str, seconds: float, options: list[str]) -> dict[str, Any]:
+    """Runs one iperf3 and returns its report."""
+    command = client.command("iperf3", "-c", host, "-p", str(IPERF_PORT), "-J", *options)
     for _ in range(_IPERF_TRIES):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
         result = json.loads(done.stdout) if done.stdout.startswith("{") else {}
-        if "sum_received" in result.get("end", {}):
-            received = result["end"]["sum_received"]
-            return {"gbps": received["bits_per_second"] / 1e9, "bytes": received["bytes"]}
+        if "error" not in result and {"sum_received", "sum"} & result.get("end", {}).keys():
+            return result
         # Between two tests an iperf3 server ends the last one and opens its port anew; who comes then is refused or reset.
         if not any(words in result.get("error", "") for words in ("unable to connect", "server is busy")):
             break

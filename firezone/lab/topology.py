@@ -49,7 +49,8 @@ class Topology:
         topology._build_client_side()
         build_site(gateway, resource)
         if is_relayed:
-            topology._add_relay()
+            topology.add_relay()
+            topology.block_direct()
         return topology
 
     def close(self) -> None:
@@ -94,7 +95,8 @@ class Topology:
             ip route add default via 192.168.50.1
         """)
 
-    def _add_relay(self) -> None:
+    def add_relay(self) -> None:
+        """Makes a namespace for a relay on the public segment."""
         self.relay = Namespace.create("relay")
         self.public.run_lines(f"""
             ip link add to-relay type veth peer name eth0 netns {self.relay.holder.pid}
@@ -104,7 +106,12 @@ class Topology:
             ip addr add {RELAY_ADDRESSES[0]}/24 dev eth0
             ip addr add {RELAY_ADDRESSES[1]}/64 dev eth0 nodad
             ip link set eth0 up
+            ip route add default dev eth0
+            ip -6 route add default dev eth0
         """)
+
+    def block_direct(self) -> None:
+        """Leaves no way between client and gateway but over a relay."""
         self.router.load_nft(f"""
             table ip direct {{
                 chain forward {{
@@ -114,6 +121,10 @@ class Topology:
                 }}
             }}
         """)
+
+    def open_direct(self) -> None:
+        """Takes `block_direct` back."""
+        self.router.run("nft", "delete", "table", "ip", "direct")
 
 
 def build_site(gateway: Namespace, resource: Namespace) -> None:
