@@ -90,9 +90,10 @@ class RelayBook:
         mentioned = set()
         for relay in add:
             mentioned.add(relay.id)
-            if self._relays.get(relay.id) != relay and relay.endpoints:
-                self.drop(relay.id)
-                self._start(relay, now)
+            if self._relays.get(relay.id) == relay:
+                self._allocations[relay.id].revive(now)
+            elif relay.endpoints:
+                self._replace(relay, now)
         for relay_id, allocation in self._allocations.items():
             if relay_id not in mentioned:
                 allocation.probe(now)
@@ -205,6 +206,13 @@ class RelayBook:
         return eligible[below(self._rng, len(eligible))] if eligible else None
 
     # in detail
+
+    def _replace(self, relay: Relay, now: Instant) -> None:
+        """Begins with a relay, in the place of what is known under its id or at one of its sockets: it came back as another."""
+        former = [name for name, known in self._relays.items() if name == relay.id or set(known.endpoints) & set(relay.endpoints)]
+        for name in former:
+            self.drop(name)
+        self._start(relay, now)
 
     def _start(self, relay: Relay, now: Instant) -> None:
         credentials = Credentials.from_password(relay.username, relay.password)

@@ -144,10 +144,15 @@ class Allocation:
     def probe(self, now: Instant) -> None:
         """Asks whether the relay still knows us, because the portal spoke of its relays and not of this one."""
         if self.is_suspended:
-            self._active = None
-            self._bind_sockets(now)
+            self.revive(now)
         elif self.has_allocation and self._active is not None and not self._is_asking(Method.REFRESH):
             self._ask(messages.refresh(), now, waits=PROBING)
+
+    def revive(self, now: Instant) -> None:
+        """Begins anew if it is suspended, because the portal spoke of this relay."""
+        if self.is_suspended:
+            self._active = None
+            self._bind_sockets(now)
 
     def check(self, now: Instant) -> None:
         """Asks the relay whether it is there: quickly, and without giving it up if it is not."""

@@ -354,6 +354,36 @@ def test_relay_that_is_handed_out_again_unchanged_is_not_touched() -> None:
     assert client.events_of(InvalidateIceCandidate) == []
 
 
+def test_relay_that_comes_back_under_another_id_takes_the_place_of_the_first() -> None:
+    world, client, gateway = connected(nats=True)
+    former = world.relays[0]
+    former.is_alive = False
+    again = world.relay("203.0.113.10", name="again")
+    world.hand_out(relays=[again])
+    assert world.run_until(lambda: exchange(client, gateway), 5)
+    world.hand_out(remove=[former], relays=[])
+    assert exchange(client, gateway)
+    for host in (client, gateway):
+        assert host.events_of(NoRelaysLeft) == []
+
+
+def test_refused_relay_is_tried_again_when_the_portal_names_it_again() -> None:
+    world = World()
+    relay = world.relay("203.0.113.10")
+    client = world.client("192.0.2.1")
+    relay.lifetime = 0  # such an allocation is worth nothing
+    world.hand_out()
+    world.run(2)
+    allocation = client.node._relays.get(relay.id)
+    assert allocation is not None
+    assert not allocation.has_allocation
+    relay.lifetime = 600
+    world.hand_out()
+    world.run(2)
+    assert allocation.has_allocation
+    assert client.events_of(RelayLost) == []
+
+
 def test_forgetful_relay_is_allocated_on_again() -> None:
     """A relay that lost its state and kept its secret: the refresh shows it."""
     world, client, gateway = connected(nats=True)
