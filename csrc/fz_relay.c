@@ -74,6 +74,21 @@ static void send_to_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_rela
   count_size(&r->stats, b->length[row]);
 }
 
+/* Hands a row to the machine while `left` lasts. */
+static void punt(fz_batch *b, uint32_t row, uint8_t reason, uint32_t *left) {
+  if (*left == 0) {
+    fz_row_drop(b, row, FZ_PUNT_LIMIT);
+    return;
+  }
+  --*left;
+  fz_row_punt(b, row, reason);
+}
+
+static bool is_holder(const fz_relay *r, const fz_addr *client) {
+  fz_addrmap_key key = fz_addrmap_key_of(client, 0);
+  return fz_addrmap_find(&r->holders, &key) >= 0;
+}
+
 /* Hands a datagram that came from `remote` to an allocation port over to the client, or says why not. */
 static void take_for_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_addr *remote, uint16_t port, last_answer *last) {
   if (FZ_UNLIKELY(b->length[row] > FZ_RELAY_MAX_PAYLOAD)) {
@@ -90,7 +105,7 @@ static void take_for_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_add
   if (r->permitted.count && fz_addrmap_find(&r->permitted, &key) >= 0) {
     b->socket[row] = port;
     b->remote[row] = *remote;
-    fz_row_punt(b, row, FZ_PEER_DATA);
+    punt(b, row, FZ_PEER_DATA, &r->strangers_left);
   } else {
     fz_row_drop(b, row, FZ_NO_CHANNEL);
   }
@@ -141,7 +156,7 @@ static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *la
     b->length[row] = length;
     send_to_peer(r, b, row, &r->channels[slot], &last->looped);
   } else if (p[0] <= 3 && n >= STUN_HEADER && fz_load_be32(p + 4) == STUN_COOKIE) {
-    fz_row_punt(b, row, FZ_STUN);
+    punt(b, row, FZ_STUN, is_holder(r, &b->remote[row]) ? &r->holders_left : &r->strangers_left);
   } else {
     fz_row_drop(b, row, FZ_MALFORMED_PACKET);
   }

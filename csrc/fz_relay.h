@@ -52,6 +52,9 @@ typedef struct fz_relay {
   uint32_t room; /* slots that have memory */
   uint32_t used; /* slots handed out at least once */
   int32_t free_channel; /* -1: none */
+  fz_addrmap holders;   /* (client, 0) -> 0: has an allocation */
+  uint32_t holders_left;   /* control messages of holders that may still be punted, and those of everybody else: what is beyond */
+  uint32_t strangers_left; /* is dropped (PUNT_LIMIT) before it costs the interpreter anything */
   fz_addr public_v4, public_v6; /* in relayed addresses; family 0: none */
   uint16_t listen_port;
   fz_relay_stats stats;

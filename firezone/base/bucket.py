@@ -20,10 +20,18 @@ class TokenBucket:
 
     def take(self, now: Instant) -> bool:
         """Takes one token. False: none is left."""
-        if self._filled_at is not None:
-            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate / SECOND)
-        self._filled_at = now
-        if self._tokens < 1:
+        if self.level(now) < 1:
             return False
         self._tokens -= 1
         return True
+
+    def level(self, now: Instant) -> int:
+        """Returns how many tokens there are."""
+        if self._filled_at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate / SECOND)
+        self._filled_at = now
+        return int(self._tokens)
+
+    def spend(self, tokens: int) -> None:
+        """Takes as many as `level` has shown, or fewer."""
+        self._tokens -= tokens

@@ -1,9 +1,17 @@
 from typing import final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from firezone.kernels.batch import PacketBatch, RunList
+from firezone.kernels.relay import RelayTable
 from firezone.kernels.ring import PacketRing
 
 BLOCKED: int
+IDLE: int
+BUSY: int
+PUNTED: int
+REFUSED: int
 
 @final
 class SocketSet:
@@ -21,3 +29,18 @@ class SendTable:
     def set(self, port: int, family: int, fd: int) -> None: ...
     def send_all(self, batch: PacketBatch, runs: RunList, index: int, gso: bool) -> tuple[int, int, int]: ...
     def stats(self) -> dict[str, int]: ...
+
+@final
+class RelayPump:
+    def __init__(
+        self,
+        table: RelayTable,
+        sends: SendTable,
+        reasons: NDArray[np.uint32],
+        sides: tuple[tuple[SocketSet, PacketRing, PacketBatch, RunList], ...],
+    ) -> None: ...
+    def run(self, reads: int, duration_ns: int, linger_ms: int, gso: bool) -> int: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def refused(self) -> tuple[int, int, int]: ...

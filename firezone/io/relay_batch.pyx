@@ -1,18 +1,20 @@
-"""The relay's sockets by port and family: reading whichever are ready, sending runs across all of them, without the GIL.
-
-One epoll set holds the descriptors that are read here. It is level-triggered: what is left in a socket brings it back, behind the
-others that are ready, so nobody is preferred (epoll(7)).
+"""The relay's sockets by port and family: reading whichever are ready, sending runs across all of them, and relaying from socket to
+socket without the interpreter (see `csrc/fz_pump.h`).
 """
 cimport cython
-from libc.errno cimport EAGAIN, ENOENT, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 from posix.unistd cimport close
 
-from firezone.io.udp_batch cimport fz_udp_fill, fz_udp_send_run
+from firezone.io.relay_batch cimport (
+    FZ_PUMP_BLOCKED, FZ_PUMP_BUSY, FZ_PUMP_IDLE, FZ_PUMP_NO_SOCKET, FZ_PUMP_PORTS, FZ_PUMP_PUNTED, FZ_PUMP_REFUSED,
+    fz_pump_fill, fz_pump_run, fz_pump_send, fz_pump_side,
+)
 from firezone.kernels.batch cimport PacketBatch, RunList
+from firezone.kernels.relay cimport RelayTable
 from firezone.kernels.ring cimport PacketRing
-from firezone.kernels.types cimport fz_batch, fz_ring_free, fz_run
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -31,21 +33,10 @@ cdef extern from "<sys/epoll.h>" nogil:
 
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
-    int epoll_wait(int epoll, epoll_event *events, int count, int timeout)
 
 
-cdef enum:
-    PORTS = 65536
-    NO_SOCKET = -1
-    BLOCKED_SOCKET = -2
-    EVENTS = 64
-    READS_PER_SOCKET = 8
-
-BLOCKED = BLOCKED_SOCKET
-
-
-cdef inline int32_t *_place(int32_t *fds, uint8_t family, uint16_t port) noexcept nogil:
-    return &fds[(PORTS if family == 6 else 0) + port]
+BLOCKED = <int>FZ_PUMP_BLOCKED
+IDLE, BUSY, PUNTED, REFUSED = <int>FZ_PUMP_IDLE, <int>FZ_PUMP_BUSY, <int>FZ_PUMP_PUNTED, <int>FZ_PUMP_REFUSED
 
 
 @cython.final
@@ -85,35 +76,12 @@ cdef class SocketSet:
         """
         cdef uint32_t total
         with nogil:
-            total = self._fill(ring, max_reads)
+            total = fz_pump_fill(self._epoll, ring._c, max_reads, &self._stats)
         return total
 
     def stats(self) -> dict:
         """Returns the counters of what was read, since the start."""
         return dict(self._stats)
-
-    cdef uint32_t _fill(self, PacketRing ring, uint32_t max_reads) noexcept nogil:
-        cdef epoll_event events[EVENTS]
-        cdef uint32_t total = 0, room
-        cdef int ready, got, i, wake = 0
-        cdef uint16_t port
-        while total < max_reads:
-            ready = epoll_wait(self._epoll, events, EVENTS, 0)
-            if ready <= 0:
-                break
-            for i in range(ready):
-                room = max_reads - total
-                if room > READS_PER_SOCKET:
-                    room = READS_PER_SOCKET
-                if room == 0 or fz_ring_free(ring._c) == 0:
-                    return total
-                port = <uint16_t>(events[i].data.u64 & 0xFFFF)
-                got = fz_udp_fill(<int>(events[i].data.u64 >> 16), port, port, ring._c, room, &self._stats, &wake)
-                if got > 0:
-                    total += <uint32_t>got
-            if ready < EVENTS:
-                break
-        return total
 
 
 @cython.final
@@ -122,18 +90,18 @@ cdef class SendTable:
 
     def __cinit__(self):
         cdef Py_ssize_t i
-        self._fds = <int32_t *>malloc(2 * PORTS * sizeof(int32_t))
+        self._fds = <int32_t *>malloc(2 * FZ_PUMP_PORTS * sizeof(int32_t))
         if self._fds == NULL:
             raise MemoryError
-        for i in range(2 * PORTS):
-            self._fds[i] = NO_SOCKET
+        for i in range(2 * <int>FZ_PUMP_PORTS):
+            self._fds[i] = FZ_PUMP_NO_SOCKET
 
     def __dealloc__(self):
         free(self._fds)
 
     def set(self, uint16_t port, uint8_t family, int fd) -> None:
         """Sends by `fd` from now on; -1 forgets the socket, -2 (BLOCKED) makes `send_all` stop at its runs with EAGAIN."""
-        _place(self._fds, family, port)[0] = fd
+        self._fds[(<int>FZ_PUMP_PORTS if family == 6 else 0) + port] = fd
 
     def send_all(self, PacketBatch batch not None, RunList runs not None, Py_ssize_t index, bint gso) -> tuple:
         """Sends runs from `index` on, each by the socket of its first row's port, until one meets an error.
@@ -146,7 +114,7 @@ cdef class SendTable:
         with nogil:
             while index < runs.n:
                 row = runs._c[index].first
-                error = self._send(&batch._c, &runs._c[index], gso, &row)
+                error = fz_pump_send(self._fds, &batch._c, &runs._c[index], gso, &row, &self._stats)
                 if error:
                     break
                 index += 1
@@ -156,10 +124,58 @@ cdef class SendTable:
         """Returns the counters of what was sent, since the start."""
         return dict(self._stats)
 
-    cdef int _send(self, fz_batch *b, fz_run *run, bint gso, int32_t *row) noexcept nogil:
-        cdef int error = 0
-        cdef int32_t fd = _place(self._fds, b.remote[run.first].family, b.socket[run.first])[0]
-        if fd < 0:
-            return EAGAIN if fd == BLOCKED_SOCKET else ENOENT
-        fz_udp_send_run(fd, b, run, gso, 1, row, &error, &self._stats)
-        return error
+
+@cython.final
+cdef class RelayPump:
+    """Both directions of one relay. Side 0 is the listen port, side 1 the ports of allocations."""
+
+    def __cinit__(self, RelayTable table not None, SendTable sends not None, uint32_t[::1] reasons not None, tuple sides not None):
+        """`sides`: for each the SocketSet, the PacketRing, and the PacketBatch and RunList that it uses.
+
+        Shapes: reasons (256,) uint32, where dropped and punted rows are counted.
+        """
+        cdef SocketSet sockets
+        cdef PacketRing ring
+        cdef PacketBatch batch
+        cdef RunList runs
+        cdef fz_pump_side *side
+        cdef Py_ssize_t i
+        memset(&self._p, 0, sizeof(self._p))
+        if reasons.shape[0] < 256 or len(sides) != 2:
+            raise ValueError("There are 256 reasons and two sides.")
+        self._kept = (table, sends, reasons, sides)
+        for i in range(2):
+            sockets, ring, batch, runs = sides[i]
+            if runs.capacity < batch._c.capacity:
+                raise ValueError("Every row of a batch may be a run.")
+            batch.over(ring.slab)
+            runs._make_table(batch._c.capacity)
+            side = &self._p.sides[i]
+            side.epoll, side.ring, side.batch, side.runs = sockets._epoll, ring._c, &batch._c, runs._c
+            side.table, side.table_size, side.read = runs._table, runs._table_size, &sockets._stats
+        self._p.relay, self._p.fds, self._p.sent, self._p.reasons = &table._t, sends._fds, &sends._stats, &reasons[0]
+        self._p.side = 1
+
+    def run(self, uint32_t reads, int64_t duration_ns, int linger_ms, bint gso) -> int:
+        """Relays for about duration_ns, `reads` datagrams or trains per batch, waiting up to linger_ms for more.
+
+        Returns: IDLE when nothing is left, BUSY when the time is up, PUNTED when rows of the batch of `side` are for the machine,
+                 REFUSED when `refused` tells of a run that was not sent. The batch is valid until the next call.
+        """
+        cdef int outcome
+        cdef RunList runs
+        with nogil:
+            outcome = fz_pump_run(&self._p, reads, duration_ns, linger_ms, gso)
+        runs = self._kept[3][self._p.side][3]
+        runs.n = self._p.sides[self._p.side].run_count
+        return outcome
+
+    @property
+    def side(self) -> int:
+        """Where the batch was read: 0 the listen port, 1 the ports of allocations."""
+        return self._p.side
+
+    @property
+    def refused(self) -> tuple:
+        """(index of the run that stopped, its first row not sent, errno); the next call goes on behind it."""
+        return self._p.index, self._p.row, self._p.error

@@ -15,14 +15,18 @@ import structlog
 
 from firezone.base.errors import ConfigError
 from firezone.base.net import Endpoint
-from firezone.io.relay_batch import BLOCKED, SendTable, SocketSet
+from firezone.io.relay_batch import BLOCKED, RelayPump, SendTable, SocketSet
 from firezone.io.udp_socket import UdpSocket, bind_udp
 from firezone.kernels.ring import PacketRing
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from firezone.base.net import Transmit
     from firezone.base.timing import Instant
     from firezone.kernels.batch import PacketBatch, RunList
+    from firezone.kernels.relay import RelayTable
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +73,7 @@ class RelaySockets:
         Raises: ConfigError, saying what to do, when the port cannot be had.
         """
         self.listen_port = listen_port
-        self.listeners, self.allocations = RelaySource(), RelaySource()
+        self.listeners, self.allocations = self.sources = RelaySource(), RelaySource()
         self._addresses = addresses
         self._table = SendTable()
         self._sockets: dict[tuple[int, int], UdpSocket] = {}
@@ -121,8 +125,45 @@ class RelaySockets:
             index, row, error = self._table.send_all(batch, runs, index, self._gso)
             if not error:
                 return
-            self._handle_refused(batch, runs, index, row, error, now)
+            self.handle_refused(batch, runs, index, row, error, now)
             index += 1
+
+    def pump(
+        self,
+        table: RelayTable,
+        reasons: NDArray[np.uint32],
+        listening: tuple[PacketBatch, RunList],
+        relaying: tuple[PacketBatch, RunList],
+    ) -> RelayPump:
+        """Returns what relays between the listen port and the allocations; each side has a batch and runs of its own.
+
+        Shapes: reasons (256,) uint32.
+        """
+        sides = tuple(
+            (source.sockets, source.ring, *path) for source, path in zip(self.sources, (listening, relaying), strict=True)
+        )
+        return RelayPump(table, self._table, reasons, sides)
+
+    @property
+    def gso(self) -> bool:
+        """Whether trains may be sent; off for good once a device could not."""
+        return self._gso
+
+    def handle_refused(self, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
+        """Takes over a run that stopped at `row` (-1: at none): later, without a feature, or not at all."""
+        first = runs.runs[index]["first"]
+        key = (int(batch.socket[first]), int(batch.remote[first]["family"]))
+        udp = self._sockets.get(key)
+        if udp is None:
+            self._no_socket += int(runs.runs[index]["count"])
+        elif udp.waiting:
+            udp.wait(batch, runs, index, row, now)
+        else:
+            udp.send_rest(batch, runs, index, row, error, now)
+            if udp.waiting:
+                self._block(key)
+            if not udp.batch.gso:
+                self._gso = False  # A device that cannot cut for one socket cannot for the others.
 
     def send(self, transmit: Transmit, now: Instant, port: int | None = None) -> None:
         """Sends one datagram of the machine: from the listen port, or from an allocation's."""
@@ -202,21 +243,6 @@ class RelaySockets:
 
     def _source_of(self, port: int) -> RelaySource:
         return self.listeners if port == self.listen_port else self.allocations
-
-    def _handle_refused(self, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
-        first = runs.runs[index]["first"]
-        key = (int(batch.socket[first]), int(batch.remote[first]["family"]))
-        udp = self._sockets.get(key)
-        if udp is None:
-            self._no_socket += int(runs.runs[index]["count"])
-        elif udp.waiting:
-            udp.wait(batch, runs, index, row, now)
-        else:
-            udp.send_rest(batch, runs, index, row, error, now)
-            if udp.waiting:
-                self._block(key)
-            if not udp.batch.gso:
-                self._gso = False  # A device that cannot cut for one socket cannot for the others.
 
     def _block(self, key: tuple[int, int]) -> None:
         self._blocked.add(key)

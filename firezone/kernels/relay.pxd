@@ -49,6 +49,9 @@ cdef extern from "fz_relay.h" nogil:
         fz_addrmap by_client
         fz_addrmap by_peer
         fz_addrmap permitted
+        fz_addrmap holders
+        uint32_t holders_left
+        uint32_t strangers_left
         fz_relay_channel *channels
         uint32_t room
         uint32_t used

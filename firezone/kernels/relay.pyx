@@ -17,6 +17,9 @@ from firezone.kernels.types cimport fz_addr
 
 from firezone.base.errors import LocalError
 
+cdef enum:
+    UNBOUNDED = 0xFFFFFFFF
+
 _CHANNELS = 1 << 22
 
 
@@ -39,6 +42,8 @@ cdef class RelayTable:
         memcpy(self._t.by_client.seed, <const uint8_t *>seed, 16)
         memcpy(self._t.by_peer.seed, <const uint8_t *>seed + 16, 16)
         memcpy(self._t.permitted.seed, <const uint8_t *>seed + 32, 16)
+        memcpy(self._t.holders.seed, <const uint8_t *>seed, 16)
+        self._t.holders_left = self._t.strangers_left = UNBOUNDED
         self._t.listen_port, self._t.free_channel = <uint16_t>listen_port, -1
         if public_ip4 is not None:
             _put_ip(&self._t.public_v4, public_ip4, 0)
@@ -49,6 +54,7 @@ cdef class RelayTable:
         free(self._t.by_client.entries)
         free(self._t.by_peer.entries)
         free(self._t.permitted.entries)
+        free(self._t.holders.entries)
         free(self._t.channels)
 
     def __len__(self) -> int:
@@ -93,10 +99,7 @@ cdef class RelayTable:
         cdef fz_addrmap_key key
         _put_ip(&a, ip, 0)
         key = fz_addrmap_key_of(&a, <uint16_t>port)
-        if fz_addrmap_find(&self._t.permitted, &key) >= 0:
-            return
-        _grow(&self._t.permitted)
-        fz_addrmap_insert(&self._t.permitted, &key, 0)
+        _add(&self._t.permitted, &key)
 
     def revoke(self, int port, object client, bytes ip not None) -> None:
         """Takes a permission back, if there is one."""
@@ -105,6 +108,33 @@ cdef class RelayTable:
         _put_ip(&a, ip, 0)
         key = fz_addrmap_key_of(&a, <uint16_t>port)
         fz_addrmap_remove(&self._t.permitted, &key)
+
+    def admit(self, object client not None) -> None:
+        """Counts a client's control messages as those of one that has an allocation."""
+        cdef fz_addr a
+        cdef fz_addrmap_key key
+        _put_endpoint(&a, client)
+        key = fz_addrmap_key_of(&a, 0)
+        _add(&self._t.holders, &key)
+
+    def dismiss(self, object client not None) -> None:
+        """Takes back `admit`: the client is a stranger again."""
+        cdef fz_addr a
+        cdef fz_addrmap_key key
+        _put_endpoint(&a, client)
+        key = fz_addrmap_key_of(&a, 0)
+        fz_addrmap_remove(&self._t.holders, &key)
+
+    def allow_punts(self, uint32_t holders, uint32_t strangers) -> None:
+        """Sets how many rows may be punted until the next call, of clients with an allocation and of all others.
+
+        What is beyond is dropped (PUNT_LIMIT), so a flood of control messages costs no more than garbage. Without a bound at first.
+        """
+        self._t.holders_left, self._t.strangers_left = holders, strangers
+
+    def punts_left(self) -> tuple:
+        """Returns what is left of `allow_punts`: (holders, strangers)."""
+        return self._t.holders_left, self._t.strangers_left
 
     def from_clients(self, PacketRing ring not None, uint32_t entries, PacketBatch batch not None) -> int:
         """Fills the batch with the oldest reads of the listen port: ChannelData FORWARD to its peer, STUN punted.
@@ -179,6 +209,14 @@ cdef int _grow(fz_addrmap *m) except -1:
     old = m.entries
     fz_addrmap_move(m, entries, bits)
     free(old)
+    return 0
+
+
+cdef int _add(fz_addrmap *m, const fz_addrmap_key *key) except -1:
+    """Adds a key to a map that is a set, unless it is there."""
+    if fz_addrmap_find(m, key) < 0:
+        _grow(m)
+        fz_addrmap_insert(m, key, 0)
     return 0
 
 

@@ -14,7 +14,7 @@ from firezone.io.relay_sockets import RelaySockets
 from firezone.kernels.relay import RelayTable
 from firezone.kernels.types import Reason
 from firezone.loop.errors import Severity, classify
-from firezone.loop.relay_engine import RelayEngine
+from firezone.loop.relay_engine import LINGER_MS, RelayEngine
 from firezone.loop.tunnel import Tunnel
 from firezone.proto.relay.server import RelayServer
 
@@ -70,7 +70,7 @@ class Relay:
             channels=self.table, ports=self.sockets, limits=config.limits, stands_alone=config.stands_alone,
             revision=config.revision,
         )  # fmt: skip
-        self.engine = RelayEngine(server=self.server, table=self.table, sockets=self.sockets, clock=clock)
+        self.engine = RelayEngine(server=self.server, table=self.table, sockets=self.sockets, clock=clock, linger_ms=LINGER_MS)
         self._on_fatal = on_fatal
         self._timer = DeadlineTimer()
         self._tunnel = Tunnel(self.engine, self._timer, on_event=lambda event: None, on_error=self._on_error)

@@ -38,6 +38,7 @@ class SlowChannels:
         self.by_number: dict[tuple[Endpoint, int], tuple[Endpoint, int]] = {}
         self.by_peer: dict[tuple[int, Endpoint], tuple[Endpoint, int]] = {}
         self.allowed: dict[tuple[int, bytes], Endpoint] = {}
+        self.holders: set[Endpoint] = set()
 
     def bind(self, client: Endpoint, number: int, peer: Endpoint, port: int) -> None:
         assert self.by_number.get((client, number), (peer, port)) == (peer, port)
@@ -54,6 +55,15 @@ class SlowChannels:
         self._log.append(("unbind", client, number))
         self.compiled.unbind(client, number)
         assert len(self.compiled) == len(self.by_number)
+
+    def admit(self, client: Endpoint) -> None:
+        assert client not in self.holders
+        self.holders.add(client)
+        self.compiled.admit(client)
+
+    def dismiss(self, client: Endpoint) -> None:
+        self.holders.remove(client)
+        self.compiled.dismiss(client)
 
     def allow(self, port: int, client: Endpoint, ip: bytes) -> None:
         assert (port, ip) not in self.allowed

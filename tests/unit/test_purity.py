@@ -23,7 +23,7 @@ CLOCK_CALLS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"
 IMPURE = {"firezone.base.log": "opens log files and stamps lines; for programs, machines log through structlog alone"}
 """Modules of pure folders that are none, with the reason; nothing pure may import them."""
 
-SYSTEM_CALL_WRAPPERS = {"fz_udp", "fz_tun"}
+SYSTEM_CALL_WRAPPERS = {"fz_udp", "fz_pump", "fz_tun"}
 """C sources that make system calls: used by `io` alone."""
 
 C_CLOCKS_AND_CALLS = ("clock_gettime", "gettimeofday", "getrandom", "getentropy", "rand(", "socket(", "open(", "ioctl(")

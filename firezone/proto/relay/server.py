@@ -239,6 +239,7 @@ class RelayServer:
         if allocation is None:
             log.warning("no port could be opened")
             return 508
+        self._store.admit(client)
         self.counters.allocations += 1
         self._timers.set(allocation, allocation.expires)
         log.debug("allocation created", port=allocation.port, families=families, lifetime_s=lifetime_s)
@@ -383,6 +384,7 @@ class RelayServer:
         allocation.numbers.clear()
         self._timers.cancel(allocation)
         self.counters.allocations -= 1
+        self._store.dismiss(allocation.client)
         self._allocations.remove(allocation)
 
     # ---- answers

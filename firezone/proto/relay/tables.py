@@ -29,6 +29,14 @@ class ChannelStore(Protocol):
         """Stops both directions: the channel is cooling or gone."""
         ...
 
+    def admit(self, client: Endpoint) -> None:
+        """The client has an allocation: its control messages have a share of their own, which strangers cannot use up."""
+        ...
+
+    def dismiss(self, client: Endpoint) -> None:
+        """The allocation is gone."""
+        ...
+
     def allow(self, port: int, client: Endpoint, ip: bytes) -> None:
         """Has datagrams from any port of `ip` to `port` punted to `handle_peer_datagram` unless a channel takes them.
 

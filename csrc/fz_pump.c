@@ -1,0 +1,115 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "fz_pump.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#define EVENTS 64
+#define READS_PER_SOCKET 8u
+#define SIDES 2
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+uint32_t fz_pump_fill(int epoll, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats) {
+  struct epoll_event events[EVENTS];
+  uint32_t total = 0;
+  while (total < max_reads) {
+    int ready = epoll_wait(epoll, events, EVENTS, 0), wake = 0;
+    for (int i = 0; i < ready; i++) {
+      uint32_t room = max_reads - total;
+      uint16_t port = (uint16_t)(events[i].data.u64 & 0xFFFFu);
+      if (room > READS_PER_SOCKET && ready > 1) room = READS_PER_SOCKET; /* alone it may have all */
+      if (room == 0 || fz_ring_free(ring) == 0) return total;
+      int got = fz_udp_fill((int)(events[i].data.u64 >> 16), port, port, ring, room, stats, &wake);
+      if (got > 0) total += (uint32_t)got;
+    }
+    if (ready < EVENTS) break;
+  }
+  return total;
+}
+
+int fz_pump_send(const int32_t *fds, fz_batch *b, const fz_run *run, int gso, int32_t *row, fz_udp_stats *stats) {
+  int error = 0;
+  int32_t fd = fds[(b->remote[run->first].family == 6 ? FZ_PUMP_PORTS : 0u) + b->socket[run->first]];
+  if (fd < 0) return fd == FZ_PUMP_BLOCKED ? EAGAIN : ENOENT;
+  fz_udp_send_run(fd, b, run, gso, 1, row, &error, stats);
+  return error;
+}
+
+/* Sends from p->index on. False: a run was refused. */
+static bool send_runs(fz_pump *p, fz_pump_side *side, int gso) {
+  for (; p->index < side->run_count; p->index++) {
+    const fz_run *run = &side->runs[p->index];
+    p->row = run->first;
+    p->error = fz_pump_send(p->fds, side->batch, run, gso, &p->row, p->sent);
+    if (p->error) return false;
+  }
+  return true;
+}
+
+static uint32_t count_reasons(const fz_batch *b, uint32_t *reasons) {
+  uint32_t punted = 0;
+  for (uint32_t row = 0; row < b->n; row++) {
+    if (b->verdict[row] == FZ_DROP || b->verdict[row] == FZ_PUNT) reasons[b->reason[row]]++;
+    punted += b->verdict[row] == FZ_PUNT;
+  }
+  return punted;
+}
+
+static bool take(fz_pump *p, fz_pump_side *side, uint32_t reads) {
+  fz_pump_fill(side->epoll, side->ring, reads, side->read);
+  uint32_t entries = fz_ring_ready(side->ring), size = 64;
+  if (entries == 0) return false;
+  fz_batch *b = side->batch;
+  b->n = 0;
+  if (entries > reads) entries = reads;
+  p->taken = p->side ? fz_relay_from_peers(p->relay, side->ring, entries, b) : fz_relay_from_clients(p->relay, side->ring, entries, b);
+  while (size < 2u * b->n) size *= 2u;
+  side->run_count = fz_group_runs(b, side->runs, b->capacity, side->table, size);
+  p->index = 0;
+  return true;
+}
+
+/* Waits until either side has something. False: it has not, or a signal came. */
+static bool wait_for_more(const fz_pump *p, int linger_ms) {
+  struct pollfd fds[SIDES] = {{.fd = p->sides[0].epoll, .events = POLLIN}, {.fd = p->sides[1].epoll, .events = POLLIN}};
+  return linger_ms > 0 && poll(fds, SIDES, linger_ms) > 0;
+}
+
+int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, int gso) {
+  int64_t end = now_ns() + duration_ns;
+  int quiet = 0;
+  if (p->stage == FZ_PUMP_SEND) p->index++; /* behind the run that was refused */
+  for (;;) {
+    fz_pump_side *side = &p->sides[p->side];
+    if (p->stage == FZ_PUMP_SEND) {
+      if (!send_runs(p, side, gso)) return FZ_PUMP_REFUSED;
+      p->stage = FZ_PUMP_RELEASE;
+      if (count_reasons(side->batch, p->reasons)) return FZ_PUMP_PUNTED;
+    }
+    if (p->stage == FZ_PUMP_RELEASE) {
+      fz_ring_release(side->ring, p->taken);
+      p->stage = FZ_PUMP_FILL;
+      if (now_ns() >= end) return FZ_PUMP_BUSY;
+    }
+    if (quiet >= SIDES) {
+      if (!wait_for_more(p, linger_ms)) return FZ_PUMP_IDLE;
+      quiet = 0;
+    }
+    p->side = 1 - p->side;
+    if (take(p, &p->sides[p->side], reads)) {
+      p->stage = FZ_PUMP_SEND;
+      quiet = 0;
+    } else {
+      quiet++;
+    }
+  }
+}
