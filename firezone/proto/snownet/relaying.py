@@ -63,18 +63,19 @@ class Relaying:
     def settle(self, now: Instant, *, is_changed: bool = False) -> None:
         """Takes what the allocations have to say until they fall silent, and replaces those that ended."""
         touched: dict[ConnectionId, Connection] = {}
+        lost: set[RelayId] = set()
         while True:
             events = self._book.drain()
             for relay, event in events:
                 touched |= {connection.cid: connection for connection in self._heed(relay, event, now)}
-            dead = self._book.drop_dead()
+            dead = self._book.drop_dead(now)
             self._outbox.events.extend(RelayLost(relay, reason) for relay, reason in dead)
-            is_changed = is_changed or bool(dead)
+            lost |= {relay for relay, _ in dead}
             if events or dead:
                 continue
-            if is_changed:
-                touched |= {connection.cid: connection for connection in self._replace(now)}
-                is_changed = False
+            if is_changed or lost:
+                touched |= {connection.cid: connection for connection in self._replace(lost, now)}
+                is_changed, lost = False, set()
             elif touched:
                 for connection in touched.values():
                     self._conclude(connection, now)
@@ -109,9 +110,9 @@ class Relaying:
                 self._book.compare(relay, since, now)
                 return []
 
-    def _replace(self, now: Instant) -> list[Connection]:
-        """Gives every connection without a relay one of those that are left."""
-        bereft = [connection for connection in self._connections if connection.relay is None or connection.relay not in self._book]
+    def _replace(self, lost: set[RelayId], now: Instant) -> list[Connection]:
+        """Gives every connection without a relay, or with one that was lost, another."""
+        bereft = [c for c in self._connections if c.relay is None or c.relay in lost or c.relay not in self._book]
         for connection in bereft:
             connection.relay = self._book.sample() or connection.relay
             self._offer_lent(connection, now)

@@ -15,7 +15,7 @@ from firezone.base.net import Endpoint
 from firezone.base.rng import Rng, below
 from firezone.base.timing import MILLISECOND, Instant, earliest
 from firezone.proto.snownet.events import Outbox
-from firezone.proto.turn.allocation import Allocation
+from firezone.proto.turn.allocation import SILENT, Allocation
 from firezone.proto.turn.channels import ChannelGate, decode_channel_data
 from firezone.proto.turn.events import AllocationEvent
 from firezone.proto.turn.messages import Credentials
@@ -117,11 +117,17 @@ class RelayBook:
         while len(self._former) > MAX_FORMER_ADDRESSES:
             del self._former[next(iter(self._former))]
 
-    def drop_dead(self) -> list[tuple[RelayId, str]]:
-        """Forgets the relays that are of no use any more. Returns each with the reason."""
+    def drop_dead(self, now: Instant) -> list[tuple[RelayId, str]]:
+        """Forgets the relays that are of no use any more. Returns each with the reason.
+
+        One that fell silent while others answer is begun anew at once: it may have been the way there, for a moment.
+        """
         dead = [(relay, reason) for relay, allocation in self._allocations.items() if (reason := allocation.end_reason) is not None]
-        for relay, _ in dead:
-            self.drop(relay)
+        for relay_id, reason in dead:
+            relay = self._relays[relay_id]
+            self.drop(relay_id)
+            if reason == SILENT:
+                self._start(relay, now)
         return dead
 
     def compare(self, relay: RelayId, since: Instant, now: Instant) -> None:

@@ -42,6 +42,9 @@ RETRY_REFRESH = 30 * SECOND
 MAX_WAITING = 100
 """Peers that wait for an allocation to bind a channel on; the oldest are forgotten."""
 
+SILENT = "silent while others answer"
+"""An `end_reason`."""
+
 
 class Allocation:
     """The TURN client of one relay."""
@@ -429,7 +432,7 @@ class Allocation:
         self._requests.remove(request)
         if request.is_check:
             if self._silence.do_others_answer:
-                self._fail("silent while others answer")
+                self._fail(SILENT)
             return
         if self._active is not None and request.server.is_ipv4 == self._active.is_ipv4:
             self._active = None

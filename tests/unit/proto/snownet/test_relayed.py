@@ -289,6 +289,31 @@ def test_dead_relay_in_use_is_left_within_seconds_when_another_answers(is_idle: 
     assert gateway.failed_at() is None
 
 
+def test_silent_relay_that_returns_is_at_hand_again() -> None:
+    world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    used = client.node.path_of(gateway.name)
+    assert used is not None
+    quiet = next(model for model in world.relays if model.owns(used.local))
+    other = next(model for model in world.relays if model is not quiet)
+    quiet.is_alive = False
+    world.run(7)
+    quiet.is_alive = True
+    world.run(3)
+    assert client.events_of(RelayLost) == [RelayLost(quiet.id, "silent while others answer")]
+    other.is_alive = False
+    assert world.run_until(lambda: exchange(client, gateway, wait=0.1), 8)
+
+
+def test_dead_relay_is_forgotten_in_the_end() -> None:
+    world, client, _ = connected(("203.0.113.10", "203.0.113.11"), nats=True)
+    (dead,) = [model for model in world.relays if client.node._relays.get(model.id) is not None][:1]
+    dead.is_alive = False
+    world.run(60)
+    assert client.events_of(RelayLost)[-1] == RelayLost(dead.id, "no response")
+    assert dead.id not in client.node._relays
+    assert client.events_of(NoRelaysLeft) == []
+
+
 def test_outage_of_our_own_network_costs_no_relay() -> None:
     world, client, gateway = connected(("203.0.113.10", "203.0.113.11"), nats=True)
     for model in world.relays:
