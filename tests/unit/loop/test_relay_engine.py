@@ -45,7 +45,7 @@ class LiveRelay:
         self.engine = RelayEngine(server=self.server, table=self.table, sockets=self.sockets, clock=self.clock)
         self._clients: dict[Endpoint, socket.socket] = {}
 
-    def client(self, host: str = V4, username: str | None = None) -> TurnClient:
+    def client(self, host: str = V4, username: str | None = None) -> LiveClient:
         sock = udp(host)
         user = username or f"1893456000:{len(self._clients)}"
         client = LiveClient(self, host, sock.getsockname()[1], user)  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ async def test_portal_is_served_although_input_never_ends(timer: DeadlineTimer) 
     endless = alice.tun.source
     refill = endless.fill
 
-    def fill(max_reads: int) -> None:
+    def fill(max_reads: int, descriptor: int | None = None) -> None:
         while alice.tun.send(udp(b"endless")):
             pass
         refill(max_reads)
