@@ -9,7 +9,6 @@
 #include <time.h>
 
 #define EVENTS 64
-#define READS_PER_SOCKET 8u
 #define SIDES 2
 
 static int64_t now_ns(void) {
@@ -21,15 +20,19 @@ static int64_t now_ns(void) {
 uint32_t fz_pump_fill(int epoll, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats) {
   struct epoll_event events[EVENTS];
   uint32_t total = 0;
+  uint64_t enough = stats->receive_bytes + FZ_PUMP_BYTES;
   while (total < max_reads) {
     int ready = epoll_wait(epoll, events, EVENTS, 0), wake = 0;
     for (int i = 0; i < ready; i++) {
-      uint32_t room = max_reads - total;
+      int fd = (int)(events[i].data.u64 >> 16), got;
       uint16_t port = (uint16_t)(events[i].data.u64 & 0xFFFFu);
-      if (room > READS_PER_SOCKET && ready > 1) room = READS_PER_SOCKET; /* alone it may have all */
-      if (room == 0 || fz_ring_free(ring) == 0) return total;
-      int got = fz_udp_fill((int)(events[i].data.u64 >> 16), port, port, ring, room, stats, &wake);
-      if (got > 0) total += (uint32_t)got;
+      uint32_t room;
+      do {
+        room = max_reads - total < FZ_UDP_READS ? max_reads - total : FZ_UDP_READS;
+        if (room == 0 || fz_ring_free(ring) == 0 || stats->receive_bytes >= enough) return total;
+        got = fz_udp_fill(fd, port, port, ring, room, stats, &wake);
+        if (got > 0) total += (uint32_t)got;
+      } while (ready == 1 && got == (int)room); /* others that are ready have their turn before this one's next */
     }
     if (ready < EVENTS) break;
   }

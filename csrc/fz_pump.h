@@ -14,6 +14,7 @@
 #include "fz_split.h"
 #include "fz_udp.h"
 
+#define FZ_PUMP_BYTES (1u << 20) /* after which a batch is full: what is read should still be in the cache when it is sent */
 #define FZ_PUMP_PORTS 65536u
 #define FZ_PUMP_NO_SOCKET (-1)
 #define FZ_PUMP_BLOCKED (-2) /* something waits for this socket: runs for it are refused with EAGAIN */

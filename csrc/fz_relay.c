@@ -65,7 +65,6 @@ static void send_to_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_rela
   fz_store_be16(prefix, c->number);
   fz_store_be16(prefix + 2, (uint16_t)b->length[row]);
   b->prefix_len[row] = FZ_RELAY_CHANNEL_HEADER;
-  b->channel[row] = c->number;
   b->socket[row] = r->listen_port;
   b->local[row] = c->local;
   b->remote[row] = c->client;

@@ -40,15 +40,16 @@ static void address_from(fz_addr *out, const struct sockaddr_storage *in) {
 }
 
 static socklen_t address_to(struct sockaddr_storage *out, const fz_addr *in) {
-  memset(out, 0, sizeof *out);
   if (in->family == 4) {
     struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+    memset(v4, 0, sizeof *v4);
     v4->sin_family = AF_INET;
     v4->sin_port = htons(in->port);
     memcpy(&v4->sin_addr, in->ip, 4);
     return sizeof *v4;
   }
   struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+  memset(v6, 0, sizeof *v6);
   v6->sin6_family = AF_INET6;
   v6->sin6_port = htons(in->port);
   memcpy(&v6->sin6_addr, in->ip, 16);
@@ -154,21 +155,23 @@ static void put_control(struct msghdr *m, int level, int type, const void *value
 
 static void write_control(struct msghdr *m, control *space, const fz_addr *local, int family, int ecn, uint16_t stride) {
   struct cmsghdr *at = &space->align;
+  bool has_local = local->family == family;
+  m->msg_control = NULL;
+  m->msg_controllen = 0;
+  if (!has_local && ecn <= 0 && !stride) return;
   memset(space, 0, sizeof *space);
   m->msg_control = space->bytes;
-  m->msg_controllen = 0;
-  if (local->family == 4 && family == 4) {
+  if (has_local && family == 4) {
     struct in_pktinfo info = {0};
     memcpy(&info.ipi_spec_dst, local->ip, 4);
     put_control(m, IPPROTO_IP, IP_PKTINFO, &info, sizeof info, &at);
-  } else if (local->family == 6 && family == 6) {
+  } else if (has_local) {
     struct in6_pktinfo info = {0};
     memcpy(&info.ipi6_addr, local->ip, 16);
     put_control(m, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info, &at);
   }
-  if (ecn >= 0) put_control(m, family == 4 ? IPPROTO_IP : IPPROTO_IPV6, family == 4 ? IP_TOS : IPV6_TCLASS, &ecn, sizeof ecn, &at);
+  if (ecn > 0) put_control(m, family == 4 ? IPPROTO_IP : IPPROTO_IPV6, family == 4 ? IP_TOS : IPV6_TCLASS, &ecn, sizeof ecn, &at);
   if (stride) put_control(m, SOL_UDP, UDP_SEGMENT, &stride, sizeof stride, &at);
-  if (m->msg_controllen == 0) m->msg_control = NULL;
 }
 
 /* Adds one row's bytes, merging with the vector before when the memory is adjacent. */

@@ -30,7 +30,7 @@ typedef struct fz_udp_stats {
 int fz_udp_fill(int fd, uint16_t socket_id, uint16_t port, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats, int *wake);
 
 /* Sends the rows of one run, beginning with *row. With gso in calls of up to 64 equal datagrams, else one by one.
- * with_ecn = 0 leaves out the ECN control message. Returns datagrams sent; *row is the first row not sent (-1: all gone) and
+ * with_ecn = 0 leaves out the ECN control message; so does Not-ECT, which is what a socket sends unasked. Returns datagrams sent; *row is the first row not sent (-1: all gone) and
  * *error the errno that stopped it (0: none). */
 int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ecn, int32_t *row, int *error, fz_udp_stats *stats);
 

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RELAY_RING_SLOTS = 64
-"""Reads per batch and source, 4 MiB of slab of which only what is used is resident. Sockets of many allocations have one datagram
-each: fewer slots would make the interpreter's share of each larger."""
+RELAY_RING_SLOTS = 256
+"""Reads per batch and side. Datagrams of one flow in a batch leave in one call, so with many flows the batch must hold several of
+each: with 100 clients 256 cost a third less CPU per datagram than 64."""
+RELAY_SLOT_SIZE = 65_536 + 1_280
+"""A GRO train, and as much more that the datagrams in neighbouring slots do not compete for the same lines of the cache."""
 LISTEN_BUFFER_SIZE = 32 << 20
 """All clients share it."""
 ALLOCATION_BUFFER_SIZE = 8 << 20
@@ -45,7 +47,7 @@ class RelaySource:
     """One ring of the relay and the set of sockets that fills it."""
 
     def __init__(self) -> None:
-        self.ring = PacketRing(RELAY_RING_SLOTS)
+        self.ring = PacketRing(RELAY_RING_SLOTS, RELAY_SLOT_SIZE)
         self.sockets = SocketSet()
 
     def descriptors(self) -> tuple[int, ...]:

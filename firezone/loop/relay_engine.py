@@ -17,6 +17,7 @@ from firezone.base.timing import MILLISECOND
 from firezone.datapath.punt import endpoint_of
 from firezone.datapath.relay_path import RelayPath
 from firezone.io.relay_batch import BUSY, IDLE, PUNTED, REFUSED
+from firezone.io.relay_sockets import RELAY_RING_SLOTS
 from firezone.kernels.types import Reason, Verdict
 from firezone.loop.errors import TickErrors
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from firezone.loop.inputs import Clock, Source
     from firezone.proto.relay.server import RelayServer
 
-READS_PER_BATCH = 64
+READS_PER_BATCH = RELAY_RING_SLOTS
 """Datagrams or trains taken from one side at once: a full ring."""
 PUMP_TIME = 3 * MILLISECOND
 """How long data may flow before anything else is looked at. The interpreter's share is then about one per cent; a probe of the

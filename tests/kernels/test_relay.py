@@ -168,6 +168,16 @@ def test_beyond_the_allowance_control_messages_are_dropped_unpunted() -> None:
     assert (reads.reasons(), table.punts_left()) == ([Reason.PUNT_LIMIT], (1, 0))
 
 
+def test_channels_of_one_client_leave_together_in_order() -> None:
+    peers = [Endpoint(PEER.ip, PEER.port + number) for number in range(3)]
+    table, reads = table_of(*((CLIENT, 0x4000 + number, peer, PORT) for number, peer in enumerate(peers))), Reads()
+    for number in (0, 2, 1, 0):
+        reads.add(peers[number], bytes([number]) * 100, local=allocation())
+    table.from_peers(reads.ring, 8, reads.batch)
+    expected = [channel_data(0x4000 + number, bytes([number]) * 100) for number in (0, 2, 1, 0)]
+    assert reads.leave() == [(3478, CLIENT, expected)]
+
+
 def test_a_train_stays_one_run() -> None:
     """64 datagrams in one read leave by one send, in both directions, payloads untouched in the ring."""
     table, reads = table_of((CLIENT, 0x4000, PEER, PORT)), Reads()
