@@ -118,9 +118,9 @@ class PortalConnection:
         self._channel.connect(self._clock())
         self._wake.set()
 
-    def hurry(self) -> None:
-        """Tries at once if the portal is not reached, because the network is better now."""
-        self._channel.hurry(self._clock())
+    def hurry(self, *, is_wanted: bool = False) -> None:
+        """Tries at once if the portal is not reached: the network is better now or, `is_wanted`, somebody waits."""
+        self._channel.hurry(self._clock(), is_wanted=is_wanted)
         self._wake.set()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from firezone.loop.portal_connection import PortalConnection
 from firezone.loop.user_agent import system_user_agent
 from firezone.proto.roaming import SUSPEND_CHECK_INTERVAL, Roaming, Verdict
 from firezone.proto.snownet.events import PathChosen
-from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
+from firezone.proto.tunnel_state import ConnectionChanged, PortalWanted, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -256,6 +256,8 @@ class TunnelProgram(Generic[State]):
             case SendToPortal(message):
                 _tell_candidates("to the portal", message)
                 self.portal.send(message)
+            case PortalWanted():
+                self.portal.hurry(is_wanted=True)
             case ReconnectPortal(public_key, reason):
                 log.info("logging in again", reason=reason)
                 self.state.set_portal_reached(False, self.clock.now())

@@ -66,6 +66,11 @@ class ReconnectPortal:
 
 
 @dataclass(frozen=True, slots=True)
+class PortalWanted:
+    """Somebody waits for an answer of the portal, which is not reached."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionChanged:
     """A connection came up or went, for the log."""
 

@@ -57,6 +57,8 @@ class Link:
         self.latency = 5 * MILLISECOND
         self.drop: Callable[[Side, IceTransmit], bool] = lambda _side, _transmit: False
         self.translate: Callable[[Side, Endpoint], Endpoint] = lambda _side, source: source
+        self.arrive: Callable[[Side, Endpoint], Endpoint] = lambda _side, destination: destination
+        """What a NAT in front of the receiving side makes of a destination."""
         self._flying: list[tuple[Instant, Side, Endpoint, IceTransmit]] = []
 
     def offer(self, side: Side, candidate: Candidate) -> Candidate | None:
@@ -79,7 +81,7 @@ class Link:
             for flight in sorted((flight for flight in self._flying if flight[0] <= self.now), key=lambda flight: flight[0]):
                 self._flying.remove(flight)
                 _, side, source, transmit = flight
-                side.agent.handle_message(transmit.destination, source, stun.decode(transmit.payload), self.now)
+                side.agent.handle_message(self.arrive(side, transmit.destination), source, stun.decode(transmit.payload), self.now)
             self._wake()
         self.now = end
 

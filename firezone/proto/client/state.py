@@ -22,7 +22,7 @@ from firezone.kernels.types import Reason
 from firezone.proto.client.pending_flows import PendingFlows
 from firezone.proto.client.resources import ResourceBook, ResourceView, Status
 from firezone.proto.snownet.events import Role
-from firezone.proto.tunnel_state import ReconnectPortal, TunnelState, credentials
+from firezone.proto.tunnel_state import PortalWanted, ReconnectPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited
 from firezone.wire.portal import client as wire
@@ -269,6 +269,7 @@ class ClientState(TunnelState):
     def _ask_for(self, resource: ResourceId) -> None:
         if not self._is_portal_reached:
             self._pending.on_not_asked(resource)
+            self._events.append(PortalWanted())
         self._tell_portal(wire.CreateFlow(resource_id=resource, connected_gateway_ids=tuple(sorted(self._recent))))
 
     def _is_admissible(self, header: IpHeader) -> bool:

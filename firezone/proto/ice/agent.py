@@ -460,9 +460,16 @@ class IceAgent:
         self._enter(self._judge())
 
     def _select(self, now: Instant) -> None:
-        """Pairs are sorted, so the first that qualifies is the best; the selected one stays if it is as good."""
+        """Pairs are sorted, so the first that qualifies is the best; the selected one stays if it is as good.
+
+        Unless the peer's NAT has given it another address: then two pairs are the same but for that, and the one that the peer
+        checks now is the one that works (the original notices when the other has died, after 16 s).
+        """
         best = next((pair for pair in self._pairs if self._qualifies(pair)), None)
-        if best is None or (self._selected is not None and self._selected.priority == best.priority):
+        selected = self._selected
+        if best is not None and selected is not None and selected.priority == best.priority:
+            best = next((pair for pair in self._pairs if self._qualifies(pair) and pair.has_moved_from(selected)), None)
+        if best is None:
             return
         if self.is_controlling and not best.is_nominated:
             best.nominate(now)

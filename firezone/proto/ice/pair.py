@@ -18,7 +18,7 @@ from enum import Enum, auto
 from firezone.base.net import Endpoint
 from firezone.base.timing import MILLISECOND, SECOND, Instant
 from firezone.proto.ice.preference import pair_priority
-from firezone.wire.candidate import Candidate
+from firezone.wire.candidate import Candidate, CandidateKind
 
 PEER_CHECK_COUNTS_FOR = 15 * SECOND
 """How long a check of the peer keeps a pair alive whose own checks go unanswered: survives loss in one direction only."""
@@ -40,6 +40,9 @@ ACTIVE = Timings(250 * MILLISECOND, 1500 * MILLISECOND, 12)
 """While packets flow: 15.25 s to give up a pair that never answered, 16.5 s one that did."""
 IDLE = Timings(25 * SECOND, 25 * SECOND, 4)
 """Keeps NAT mappings with one check in 25 s; 100 s to give up."""
+REBOUND_AFTER = SECOND
+"""A pair whose peer checks from another address, while none came on it for so long, has moved there. Two that are both alive are
+checked every 1.5 s each, so that half of that cannot make a choice go back and forth between them for ever."""
 TRIGGER_SPACING = 10 * MILLISECOND
 """Between a check and the one that a check of the peer triggers. On a long way a superfluous check leaves; on a short one a
 lost check costs no more than this."""
@@ -117,6 +120,14 @@ class Pair:
     def unnominate(self) -> None:
         """Takes the choice back: our role changed."""
         self.nomination = Nomination.NONE
+
+    def has_moved_from(self, former: Pair) -> bool:
+        """Tells whether this is `former` behind a NAT that has given its peer another address since."""
+        if not self.has_succeeded or self.priority != former.priority or self.local.base != former.local.base:
+            return False
+        if self.remote.kind is not CandidateKind.PEER_REFLEXIVE or self.last_peer_check_at is None:
+            return False
+        return former.last_peer_check_at is None or self.last_peer_check_at - former.last_peer_check_at >= REBOUND_AFTER
 
     def record_check(self, check: Check, timings: Timings) -> list[Check]:
         """Remembers a check just sent. Returns those forgotten for it."""

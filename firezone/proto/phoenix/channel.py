@@ -38,6 +38,9 @@ CONNECT_TIMEOUT = 15 * SECOND
 """For TCP, TLS and upgrade together: a portal that accepts and says nothing must not hold us for ever."""
 HURRY_AFTER = SECOND
 """An attempt older than this has lost its packets if it could have succeeded by now, and TCP repeats them ever more slowly."""
+PATIENCE = 60 * SECOND
+"""So long into an outage a user's packets make us try at once. Later, and for a portal that is down for all, only the growing
+pauses do."""
 JOIN_TIMEOUT = 5 * SECOND
 HEARTBEAT_INTERVAL = 10 * SECOND
 """Regardless of other traffic. Portals close a gateway after 37 s of silence."""
@@ -139,6 +142,8 @@ class PhoenixChannel:
         self._deadline: Instant | None = None
         """Of the present state: end of the pause, of connecting, of joining."""
         self._joined_at: Instant | None = None
+        self._lost_at: Instant | None = None
+        """When we were joined last, while we are not."""
         self._heartbeat_at: Instant | None = None
         self._is_heartbeat_due = False
         self._unanswered: set[int] = set()
@@ -156,17 +161,25 @@ class PhoenixChannel:
         """Connects at once with a fresh series of retries; not for the first time, drops the WebSocket and what was queued."""
         if self._state is State.FAILED:
             return
+        if self._joined_at is not None:
+            self._lost_at = now
         self._drop()
         if self._state is not State.CLOSED:
             self._queue.clear()
         self._retry.restart()
         self._open(now)
 
-    def hurry(self, now: Instant) -> None:
-        """Does not wait any longer, because the network is better now: tries at once, with a fresh series of retries."""
+    def hurry(self, now: Instant, *, is_wanted: bool = False) -> None:
+        """Does not wait any longer, because the network is better now: tries at once, with a fresh series of retries.
+
+        `is_wanted`: only because somebody waits; that counts in the first minute of an outage and leaves the series as it is.
+        """
+        if is_wanted and (self._lost_at is None or now - self._lost_at > PATIENCE):
+            return
         if self._state is State.WAITING or (self._state is State.CONNECTING and now - self._opened_at >= HURRY_AFTER):
             self._drop()
-            self._retry.restart()
+            if not is_wanted:
+                self._retry.restart()
             self._open(now)
 
     def close(self) -> None:
@@ -313,6 +326,7 @@ class PhoenixChannel:
             self._deadline = None
             self._join_refs.clear()
             self._joined_at = self._joined_at or now
+            self._lost_at = None
             self._retry.on_reached()
             self._events.append(Joined())
 
@@ -348,6 +362,8 @@ class PhoenixChannel:
         self._join_refs.clear()
 
     def _retry_later(self, why: str, now: Instant, pause: int | None = None) -> None:
+        if self._joined_at is not None:
+            self._lost_at = now
         if self._joined_at is not None and now - self._joined_at >= STABLE_AFTER:
             self._retry.restart()
         delay = pause if pause is not None else self._retry.next_delay(now)

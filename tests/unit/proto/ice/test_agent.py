@@ -615,3 +615,70 @@ def test_checks_of_the_peer_trigger_no_storm() -> None:
     link.offer(link.right, host("198.51.100.1"))
     link.run(10)
     assert len(link.left.requests()) <= 2 * len(link.right.requests())
+
+
+# Addresses that change under a path
+
+
+def rebinding_nat(link: Link, side: Side) -> list[int]:
+    """Puts a NAT in front of a side. Returns its outer port, for changing; answers to other ports do not arrive."""
+    port = [40000]
+    link.translate = lambda who, source: Endpoint.from_text("203.0.113.9", port[0]) if who is side else source
+    link.arrive = lambda who, destination: Endpoint.from_text("192.168.1.7", 52625) if who is side else destination
+    link.drop = lambda who, transmit: who is not side and transmit.destination.port != port[0]
+    return port
+
+
+def through_nat(*, is_controlled_behind: bool = False) -> tuple[Link, Side, Side, list[int]]:
+    """A connected pair of agents of which one is behind a NAT: the link, the open side, the other, and the NAT's port."""
+    link = Link()
+    inside, outside = (link.right, link.left) if is_controlled_behind else (link.left, link.right)
+    port = rebinding_nat(link, inside)
+    inside.agent.add_local(host("192.168.1.7"), link.now)
+    inside.agent.add_remote(host("198.51.100.1"), link.now)
+    outside.agent.add_local(host("198.51.100.1"), link.now)
+    link.run(10)
+    selected = outside.agent.selected
+    assert selected is not None
+    assert selected.remote.endpoint.port == port[0]
+    return link, outside, inside, port
+
+
+@pytest.mark.parametrize("is_controlled_behind", [False, True])
+def test_a_nat_that_gives_another_port_is_followed_with_the_next_check(is_controlled_behind: bool) -> None:
+    link, outside, _, port = through_nat(is_controlled_behind=is_controlled_behind)
+    for port[0] in (40001, 40002, 40000):
+        link.run(2)
+        selected = outside.agent.selected
+        assert selected is not None
+        assert selected.remote.endpoint.port == port[0]
+        link.run(20)
+
+
+def test_a_check_repeated_from_elsewhere_moves_nothing_unless_somebody_there_knows_the_password() -> None:
+    link, outside, inside, _ = through_nat()
+    at, check = next((at, sent) for at, sent in reversed(inside.sent) if stun.decode(sent.payload).message.message_class == 0)
+    assert at <= link.now
+    link.now += 3 * SECOND // 2
+    outside.agent.handle_message(check.destination, Endpoint.from_text("192.0.2.66", 666), stun.decode(check.payload), link.now)
+    link.run(20)
+    assert {event.destination.port for _, event in outside.nominated} == {40000}
+
+
+def test_two_ways_that_both_live_are_not_taken_for_one_that_moved() -> None:
+    """A peer with two sockets behind one NAT; the checks of both arrive, one 0.2 s after the other."""
+    link, outside, _, _ = through_nat()
+    before = len(outside.nominated)
+    other = Endpoint.from_text("203.0.113.9", 41000)
+    link.drop = lambda who, transmit: False
+    for _ in range(20):
+        link.run(0.2)
+        check_to(
+            outside.agent,
+            sender=CONTROLLING,
+            receiver=CONTROLLED,
+            source=other,
+            destination=Endpoint.from_text("198.51.100.1", 52625),
+        )
+        link.run(1.3)
+    assert len(outside.nominated) - before <= 1

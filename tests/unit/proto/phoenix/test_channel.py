@@ -11,6 +11,7 @@ import pytest
 from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
 from firezone.proto.phoenix.channel import (
+    PATIENCE,
     Connect,
     Drop,
     Event,
@@ -406,3 +407,22 @@ def test_hurry_leaves_a_joined_channel_and_a_fresh_attempt_alone_and_replaces_on
     bench.now += SECOND
     bench.channel.hurry(bench.now)
     assert bench.events() == [Drop(bench.attempt - 1), Connect(bench.attempt)]
+
+
+def test_who_waits_for_the_portal_makes_it_try_at_once_in_the_first_minute() -> None:
+    bench = Bench()
+    bench.channel.hurry(bench.now, is_wanted=True)
+    assert bench.events() == []  # It was never reached: the start has a schedule of its own.
+    bench.joined()
+    bench.advance(300)
+    bench.lose()
+    lost_at = bench.now
+    tries = 0
+    while bench.now < lost_at + 120 * SECOND:
+        bench.now += 2 * SECOND
+        bench.channel.hurry(bench.now, is_wanted=True)
+        if any(isinstance(event, Connect) for event in bench.events()):
+            tries += 1
+            bench.lose()
+    assert PATIENCE == 60 * SECOND
+    assert tries == 30
