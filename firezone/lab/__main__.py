@@ -21,6 +21,7 @@ Examples:
   python -m firezone.lab demo --json     the same as one JSON object
   python -m firezone.lab demo --relayed  the same with nothing but a relay between
   python -m firezone.lab matrix          which path is found through which NATs
+  python -m firezone.lab faults          how long each fault is noticed
   python -m firezone.lab up              keep it running, with a shell in the client's network
 \b
 Works as root, and as an ordinary user where user namespaces and /dev/net/tun are allowed. Elsewhere the demo says what is
@@ -154,6 +155,40 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
     if json_file is not None:
         json_file.write_text(report.to_json())
     # A file or a pipe has no width of its own; the table's columns need this much.
+    report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
+    click.echo(report.summary)
+    sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.option("--only", metavar="NAMES", help="These faults, with commas between.  [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found there as well.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often to run each fault.")
+@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
+    """Breaks things under a steady flow and a download, and measures the longest gap of each.
+
+    Each fault runs in a lab of its own, for ten seconds to a minute and a half.
+    """
+    from firezone.lab import namespaces
+    from firezone.lab.faults import parse_names, run_faults
+
+    try:
+        names = parse_names(only)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--only") from error
+    directory = _log_directory(logs)
+    if namespaces.INSIDE not in os.environ:
+        if (missing := namespaces.what_is_missing()) is not None:
+            raise click.ClickException(missing)
+        options = ["--rounds", str(rounds), "--logs", str(directory), "--only", ",".join(names)]
+        namespaces.enter(["faults", *options, *(["--json", str(json_file.absolute())] if json_file is not None else [])])
+
+    from rich.console import Console
+
+    report = run_faults(names, rounds, directory, _progress(False))
+    if json_file is not None:
+        json_file.write_text(report.to_json())
     report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
     click.echo(report.summary)
     sys.exit(1 if report.failed else 0)

@@ -1,0 +1,158 @@
+"""`python -m firezone.lab.fault_cell NAME LOGS`: one fault in one fresh lab, measured by two flows; prints one JSON object."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firezone.base.errors import FirezoneError
+from firezone.lab.fault_list import FAULTS, Fault
+from firezone.lab.flows import Flows
+from firezone.lab.programs import Program, python
+from firezone.lab.stack import Stack
+from firezone.lab.topology import RESOURCE_ADDRESS
+
+STEADY_S = 1.5
+"""How long both flows run before something happens, and after it has passed."""
+OTHER_ADDRESS, OTHER_NETWORK = "192.168.50.77", "192.168.50.0/24"
+DARK_S = 30.0
+
+_DARK = """
+table inet dark {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+    }
+}
+"""
+
+
+@dataclass(slots=True)
+class Cell:
+    """One lab with its flows."""
+
+    stack: Stack
+    flows: Flows
+
+
+def restart_portal(cell: Cell) -> float:
+    """Kills the portal and starts it again at once."""
+    return _kill_and_restart(cell, "portal", 0.0)
+
+
+def rebind_nat(cell: Cell) -> float:
+    """Lets the router forget the mappings of all UDP and give other ports from now on. TCP keeps its own."""
+    router = cell.stack.topology.router
+    router.run_lines("nft insert rule ip nat postrouting oifname wan meta l4proto udp masquerade to :20000-29999 random")
+    since = time.monotonic()
+    router.run(*python("firezone.lab.fault_cell", "--flush-mappings"))
+    return since
+
+
+def change_address(cell: Cell) -> float:
+    """Gives the client another address in place of its own, as another lease would."""
+    client = cell.stack.topology.client
+    since = time.monotonic()
+    client.run("ip", "-batch", "-", stdin=f"""
+        addr flush dev eth0
+        addr add {OTHER_ADDRESS}/24 dev eth0
+        route replace default via 192.168.50.1
+    """)  # fmt: skip
+    return since
+
+
+def restart_gateway(cell: Cell) -> float:
+    """Kills the gateway and starts it again after a second."""
+    return _kill_and_restart(cell, "gateway", 1.0)
+
+
+def lose_everything(cell: Cell) -> float:
+    """Drops whatever goes through the client's router for a while. Returns when that ends."""
+    router = cell.stack.topology.router
+    router.load_nft(_DARK)
+    time.sleep(DARK_S)
+    end = time.monotonic()
+    router.run("nft", "delete", "table", "inet", "dark")
+    return end
+
+
+INJECTIONS: dict[str, Callable[[Cell], float]] = {
+    "portal-restart": restart_portal,
+    "nat-rebinding": rebind_nat,
+    "address-change": change_address,
+    "gateway-restart": restart_gateway,
+    "total-loss": lose_everything,
+}
+
+
+def run_cell(fault: Fault, logs: Path) -> dict[str, Any]:
+    """Starts a lab, lets both flows run, does it, and waits until both run again. Raises FirezoneError without a lab."""
+    stack = Stack.start(logs, lambda step: None)
+    flows = Flows.start(stack.topology.client, stack.topology.resource, RESOURCE_ADDRESS, logs)
+    try:
+        time.sleep(STEADY_S)
+        path = stack.path()
+        since = INJECTIONS[fault.name](Cell(stack, flows))
+        is_back = flows.wait_for_both(max(since, time.monotonic()) + 0.5, timeout=fault.patience_s)
+        time.sleep(STEADY_S)
+        found = {
+            "is_back": is_back,
+            "flow_gap_s": flows.echo.longest_gap(since),
+            "flow_after_s": flows.echo.first_after(since),
+            "path_before": path,
+            "path_after": stack.path(),
+            "complaints": stack.complaints(),
+        }
+        result = flows.echo.result()
+        found |= {"lost": result["sent"] - result["received"]}
+        # Read after its end, so that a gap that never ended counts.
+        result = flows.download.result()
+        found |= {
+            "download_gap_s": flows.download.longest_gap(since),
+            **{key: result[key] for key in ("size", "breaks", "is_intact")},
+        }
+    finally:
+        flows.close()
+        stack.close()
+    return found
+
+
+def flush_mappings() -> None:
+    """Deletes every entry of connection tracking in this network namespace, as `conntrack -F` does."""
+    import socket
+
+    delete, request_and_ack = 0x102, 0x5  # IPCTNL_MSG_CT_DELETE of ctnetlink
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(struct.pack("=IHHIIBBH", 20, delete, request_and_ack, 1, 0, 0, 0, 0))
+        (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+    if error:
+        sys.exit(f"connection tracking could not be flushed: errno {-error}")
+
+
+def _kill_and_restart(cell: Cell, name: str, pause: float) -> float:
+    program: Program = getattr(cell.stack, name)
+    since = time.monotonic()
+    program.kill()
+    time.sleep(pause)
+    setattr(cell.stack, name, program.restart())
+    return since
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--flush-mappings"]:
+        flush_mappings()
+        return
+    name, logs = sys.argv[1:]
+    try:
+        print(json.dumps(run_cell(FAULTS[name], Path(logs))))
+    except FirezoneError as error:
+        print(json.dumps({"error": str(error)}))
+
+
+if __name__ == "__main__":
+    main()

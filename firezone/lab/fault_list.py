@@ -1,0 +1,51 @@
+"""The faults, and how long a user may notice each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNNOTICED_S = 0.2
+"""A gap that nobody sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the table."""
+
+    name: str
+    what: str
+    limit_s: float
+    """Longest gap of the steady flow."""
+    is_after: bool = False
+    """The limit counts from the end of the fault, which itself is a gap."""
+    may_break: bool = False
+    """A download may have to be begun anew."""
+    is_relayed: bool = False
+    """Runs where there is no way but over relays."""
+
+    @property
+    def download_limit_s(self) -> float | None:
+        """Longest gap of a download. TCP doubles the time to its next try, so that its gap is up to twice that of the way itself.
+
+        None after a total loss of half a minute: by then its next try may be half a minute away, through no fault of the tunnel.
+        """
+        if self.is_after or self.may_break:
+            return None
+        return self.limit_s if self.limit_s == UNNOTICED_S else 2 * self.limit_s + 0.5
+
+    @property
+    def patience_s(self) -> float:
+        """When waiting makes no sense any more: TCP tries after 51 s at the latest."""
+        return 40.0 if self.is_after else 3 * self.limit_s + 15.0
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("portal-restart", "portal killed and restarted", UNNOTICED_S),
+        Fault("nat-rebinding", "NAT gives other ports", 3.0),
+        Fault("address-change", "client changes address", 3.0),
+        Fault("gateway-restart", "gateway killed, restarted after 1 s", 25.0, may_break=True),
+        Fault("total-loss", "30 s of total loss", 3.0, is_after=True),
+    )
+}
