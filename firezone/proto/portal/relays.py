@@ -14,17 +14,16 @@ import hashlib
 import math
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from firezone.base.errors import WireError
 from firezone.base.ids import RelayId
-from firezone.base.rng import Rng, below
 from firezone.base.secret import SecretText
 from firezone.base.timing import SECOND, Instant, earliest
 from firezone.proto.portal.login import RelayLogin
-from firezone.proto.portal.model import Location, OnlineRelay, PolicyBook, StaticRelay, Token
+from firezone.proto.portal.model import Device, Location, OnlineRelay, PolicyBook, StaticRelay, Token
 from firezone.proto.portal.outputs import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, Close, Notice, Output, Send
 from firezone.proto.relay.auth import Username
 from firezone.wire.phoenix import (
@@ -39,12 +38,14 @@ from firezone.wire.phoenix import (
     encode_reply,
 )
 from firezone.wire.portal import relay
-from firezone.wire.portal.shared import PublicKey, TurnRelay, UnixSeconds
+from firezone.wire.portal.shared import PublicKey, RelaysPresence, TurnRelay, UnixSeconds
 
 RELAYS_PER_DEVICE = 2
 """One may fail; more would only cost each device its keep-alives."""
 PRESENCE_DEBOUNCE = SECOND
 """How long the relays must be left alone before devices hear of a change. A relay that only lost its WebSocket is back by then."""
+LONGEST_DEBOUNCE = 5 * SECOND
+"""A relay that comes and goes all the time does not hold back the news of the others for longer than this."""
 IDLE_TIMEOUT = 41 * SECOND
 """A relay that said nothing for this long is gone; any frame counts."""
 CREDENTIALS_EXPIRE_AT = UnixSeconds(2_145_916_800)
@@ -71,12 +72,13 @@ class RelayConnection:
 class Relays:
     """All relays of the account: those that are connected, and those the policy names."""
 
-    def __init__(self, rng: Rng, outputs: deque[Output]) -> None:
-        self._rng = rng
+    def __init__(self, outputs: deque[Output]) -> None:
         self._outputs = outputs
         self._connections: dict[int, RelayConnection] = {}
         self._static: dict[RelayId, OnlineRelay] = {}
         self._changed_at: Instant | None = None
+        """When the first change happened that nobody was told of."""
+        self._due: Instant | None = None
 
     # connections
 
@@ -110,7 +112,7 @@ class Relays:
         """A relay's WebSocket is gone. The relay itself may well be alive."""
         connection = self._connections.pop(number, None)
         if connection is not None and connection.relay is not None:
-            self._changed_at = now
+            self.touch(now)
             self._notice("info", "relay disconnected", connection)
 
     def set_policy(self, book: PolicyBook, utc_s: int, now: Instant) -> None:
@@ -123,7 +125,7 @@ class Relays:
         static = {entry.id: entry for entry in map(_online, book.relays)}
         if static != self._static:
             self._static = static
-            self._changed_at = now
+            self.touch(now)
 
     def tokens(self) -> Iterable[Token]:
         """Returns what the connected relays logged in with."""
@@ -131,22 +133,28 @@ class Relays:
 
     # time
 
+    def touch(self, now: Instant) -> None:
+        """Something has changed; devices hear of it when it has settled."""
+        if self._changed_at is None:
+            self._changed_at = now
+        self._due = min(now + PRESENCE_DEBOUNCE, self._changed_at + LONGEST_DEBOUNCE)
+
     def handle_timeout(self, now: Instant) -> bool:
         """Ends silent connections. True: the relays have changed and settled, so every device is to be looked at."""
         for connection in list(self._connections.values()):
             if now >= connection.idle_at:
                 self._notice("info", "a relay fell silent", connection)
                 self._close(connection, CLOSE_GOING_AWAY, now)
-        if self._changed_at is None or now < self._changed_at + PRESENCE_DEBOUNCE:
+        if self._due is None or now < self._due:
             return False
-        self._changed_at = None
+        self._changed_at = self._due = None
         return True
 
     def poll_timeout(self) -> tuple[Instant, str] | None:
         idle = min((connection.idle_at for connection in self._connections.values()), default=None)
         return earliest(
             None if idle is None else (idle, "idle relay"),
-            None if self._changed_at is None else (self._changed_at + PRESENCE_DEBOUNCE, "relay presence"),
+            None if self._due is None else (self._due, "relay presence"),
         )
 
     # selection
@@ -156,13 +164,18 @@ class Relays:
         joined = (connection.relay for connection in self._connections.values() if connection.relay is not None)
         return {**self._static, **{entry.id: entry for entry in joined}}
 
-    def select(self, near: Location | None, known: Iterable[RelayId] = ()) -> list[OnlineRelay]:
-        """Chooses up to two relays for a device: those it knows already, then the nearest; random ones where nobody knows."""
-        wanted = set(known)
-        online = sorted(self.online().values(), key=lambda entry: entry.id)
-        shuffled = [online.pop(below(self._rng, len(online))) for _ in range(len(online))]
-        shuffled.sort(key=lambda entry: (entry.id not in wanted, distance_km(near, entry.location)))
-        return shuffled[:RELAYS_PER_DEVICE]
+    def select(self, device_id: str, near: Location | None, known: Container[RelayId] = ()) -> list[OnlineRelay]:
+        """Chooses up to two relays for a device: those it knows already, then the nearest.
+
+        Where nobody knows it is a draw that always ends the same for one device and one relay. So relays share the devices, and
+        a device that logs in again gets the relays it has: others would come on top of those, not in their place.
+        """
+
+        def rank(entry: OnlineRelay) -> tuple[bool, float, bytes]:
+            draw = hashlib.sha256(f"{device_id}:{entry.id}".encode()).digest()
+            return entry.id not in known, distance_km(near, entry.location), draw
+
+        return sorted(self.online().values(), key=rank)[:RELAYS_PER_DEVICE]
 
     # in detail
 
@@ -180,7 +193,7 @@ class Relays:
                 self._close(other, CLOSE_NORMAL, now)
         login = connection.login
         connection.relay = OnlineRelay(relay_id, login.name, login.endpoints, secret, login.token.location)
-        self._changed_at = now
+        self.touch(now)
         self._reply(connection, frame)
         event, payload = relay.FROM_PORTAL.encode(relay.Init())
         self._outputs.append(Send(connection.number, encode_frame(relay.TOPIC, event, payload, None)))
@@ -202,25 +215,43 @@ class RelayNews:
     """What one device is told of relays, so that it hears of each change once and of no id as gone and present at a time."""
 
     def __init__(self) -> None:
-        self.known: set[RelayId] = set()
+        self.known: dict[RelayId, tuple[TurnRelay, ...]] = {}
+        """Every relay it was told of and not told to forget, as it was told of it: a list never takes anything away."""
 
-    def begin(self, relays: Relays, near: Location | None) -> list[OnlineRelay]:
-        """Chooses for a device that knows none: its `init`, or its word that it has none left."""
-        chosen = relays.select(near)
-        self.known = {entry.id for entry in chosen}
-        return chosen
+    def begin(self, relays: Relays, device: Device, near: Location | None, expires_at: UnixSeconds | None) -> tuple[TurnRelay, ...]:
+        """Chooses for a device that asks: at its login, or because it has none left. Returns the entries."""
+        chosen = _entries_by_id(relays.select(device.id, near), device, expires_at)
+        self.known |= chosen
+        return _flat(chosen)
 
-    def update(self, relays: Relays, near: Location | None) -> tuple[list[RelayId], list[OnlineRelay]] | None:
-        """Returns the ids that are gone and the present choice; None when there is nothing to tell."""
+    def update(
+        self, relays: Relays, device: Device, near: Location | None, expires_at: UnixSeconds | None
+    ) -> RelaysPresence | None:
+        """Returns what is gone and the present choice; None when there is nothing to tell.
+
+        A relay whose address or credentials have changed is told again, which replaces it.
+        """
         online = relays.online()
-        gone = sorted(self.known - online.keys())
-        self.known -= set(gone)
-        chosen = relays.select(near, self.known)
-        new = {entry.id for entry in chosen} - self.known
-        if not gone and (not new or len(self.known) >= RELAYS_PER_DEVICE):
+        gone = sorted(self.known.keys() - online.keys())
+        for relay_id in gone:
+            del self.known[relay_id]
+        chosen = _entries_by_id(relays.select(device.id, near, self.known), device, expires_at)
+        is_short = len(self.known) < RELAYS_PER_DEVICE and not chosen.keys() <= self.known.keys()
+        has_changed = any(self.known.get(relay_id, entries) != entries for relay_id, entries in chosen.items())
+        if not gone and not is_short and not has_changed:
             return None
-        self.known |= new
-        return gone, chosen
+        self.known |= chosen
+        return RelaysPresence(disconnected_ids=tuple(gone), connected=_flat(chosen))
+
+
+def _entries_by_id(
+    chosen: Iterable[OnlineRelay], device: Device, expires_at: UnixSeconds | None
+) -> dict[RelayId, tuple[TurnRelay, ...]]:
+    return {entry.id: turn_entries([entry], device.public_key, expires_at) for entry in chosen}
+
+
+def _flat(chosen: dict[RelayId, tuple[TurnRelay, ...]]) -> tuple[TurnRelay, ...]:
+    return tuple(entry for entries in chosen.values() for entry in entries)
 
 
 def relay_id_of(secret: SecretText) -> RelayId:

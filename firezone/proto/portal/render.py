@@ -6,6 +6,7 @@ Source: portal protocol sections 5, 6.2, 7.2.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from firezone.base.ids import ClientId, GatewayId, SiteId
 from firezone.proto.portal.credentials import PairCredentials
@@ -95,3 +96,25 @@ def flow_created(resource: Resource, served_by: Device, credentials: PairCredent
         client_ice_credentials=credentials.client_ice,
         gateway_ice_credentials=credentials.gateway_ice,
     )
+
+
+Candidates = (
+    client.BroadcastIceCandidates
+    | client.BroadcastInvalidatedIceCandidates
+    | gateway.BroadcastIceCandidates
+    | gateway.BroadcastInvalidatedIceCandidates
+)
+
+
+def candidates(message: Candidates, sender: Device) -> tuple[tuple[str, ...], Any]:
+    """Returns to whom candidate lines go, and the same lines as the receiver is told of them."""
+    lines = message.candidates
+    match message:
+        case client.BroadcastIceCandidates():
+            return message.gateway_ids, gateway.IceCandidates(client_id=ClientId(sender.id), candidates=lines)
+        case client.BroadcastInvalidatedIceCandidates():
+            return message.gateway_ids, gateway.InvalidateIceCandidates(client_id=ClientId(sender.id), candidates=lines)
+        case gateway.BroadcastIceCandidates():
+            return message.client_ids, client.IceCandidates(gateway_id=GatewayId(sender.id), candidates=lines)
+        case gateway.BroadcastInvalidatedIceCandidates():
+            return message.client_ids, client.InvalidateIceCandidates(gateway_id=GatewayId(sender.id), candidates=lines)

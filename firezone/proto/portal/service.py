@@ -23,11 +23,11 @@ from firezone.proto.portal import render
 from firezone.proto.portal.credentials import free_offset, pair_credentials
 from firezone.proto.portal.grants import ANSWER_TIMEOUT, Grants, Pending, PendingFlows
 from firezone.proto.portal.login import Login, LoginRejected, RelayLogin, Upgrade, read_login
-from firezone.proto.portal.model import Device, Grant, Location, OnlineRelay, PolicyBook, Resource, Role, Store
+from firezone.proto.portal.model import Device, Grant, Location, PolicyBook, Resource, Role, Store
 from firezone.proto.portal.outputs import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, Close, Notice, Output, Send
 from firezone.proto.portal.policy import Verdict, earlier, judge
 from firezone.proto.portal.presence import Connection, Presence, is_compatible, pick_gateway
-from firezone.proto.portal.relays import Relays, turn_entries
+from firezone.proto.portal.relays import Relays
 from firezone.wire.phoenix import (
     DISCONNECT,
     HEARTBEAT,
@@ -70,7 +70,7 @@ class PortalService:
         self._pending = PendingFlows(rng)
         self._presence = Presence()
         self._outputs: deque[Output] = deque()
-        self._relays = Relays(rng, self._outputs)
+        self._relays = Relays(self._outputs)
         self._relays.set_policy(book, utc // SECOND, now)
         self._recompute_at = now
         self._handlers: dict[type, Callable[[Connection, Any, Frame, Instant, int], None]] = {
@@ -166,6 +166,7 @@ class PortalService:
                 self._say(connection, client.ConfigChanged(interface=interface))
         self._recompute(now, utc)
         self._update_gateways(old)
+        self._relays.touch(now)
         self._store.commit()
 
     def poll_timeout(self) -> tuple[Instant, str] | None:
@@ -204,7 +205,7 @@ class PortalService:
     def _push_init(self, connection: Connection, utc_s: int) -> None:
         device, account = connection.device, self._book.account
         self._reconcile(utc_s * SECOND, only=device.id)
-        relays = self._turn(connection, connection.relays.begin(self._relays, self._location(device)))
+        relays = self._relays_for(connection)
         if device.role is Role.GATEWAY:
             self._say(connection, render.gateway_init(device, account, self._grants.of_gateway(device.id), relays))
             return
@@ -259,36 +260,14 @@ class PortalService:
     def _on_no_relays(self, connection: Connection, message: NoRelays, frame: Frame, now: Instant, utc_s: int) -> None:
         """Answered with what there is, even if that is none: then the next relay that comes online is pushed."""
         self._notice("warning", "a device has no relay left", connection.device)
-        chosen = connection.relays.begin(self._relays, self._location(connection.device))
-        self._say(connection, RelaysPresence(disconnected_ids=(), connected=self._turn(connection, chosen)))
+        self._say(connection, RelaysPresence(disconnected_ids=(), connected=self._relays_for(connection)))
 
-    def _on_candidates(
-        self,
-        connection: Connection,
-        message: client.BroadcastIceCandidates
-        | client.BroadcastInvalidatedIceCandidates
-        | gateway.BroadcastIceCandidates
-        | gateway.BroadcastInvalidatedIceCandidates,
-        frame: Frame,
-        now: Instant,
-        utc_s: int,
-    ) -> None:
+    def _on_candidates(self, connection: Connection, message: render.Candidates, frame: Frame, now: Instant, utc_s: int) -> None:
         """Forwards candidate lines unchanged; whoever is not there does not get them."""
-        ours, lines = connection.device.id, message.candidates
-        translated: Any
-        match message:
-            case client.BroadcastIceCandidates():
-                translated = gateway.IceCandidates(client_id=ours, candidates=lines)  # type: ignore[arg-type]
-            case client.BroadcastInvalidatedIceCandidates():
-                translated = gateway.InvalidateIceCandidates(client_id=ours, candidates=lines)  # type: ignore[arg-type]
-            case gateway.BroadcastIceCandidates():
-                translated = client.IceCandidates(gateway_id=ours, candidates=lines)  # type: ignore[arg-type]
-            case gateway.BroadcastInvalidatedIceCandidates():
-                translated = client.InvalidateIceCandidates(gateway_id=ours, candidates=lines)  # type: ignore[arg-type]
-        is_client = connection.device.role is Role.CLIENT
-        targets = message.gateway_ids if is_client else message.client_ids  # type: ignore[union-attr]
+        targets, translated = render.candidates(message, connection.device)
+        role = Role.GATEWAY if connection.device.role is Role.CLIENT else Role.CLIENT
         for device_id in targets:
-            target = self._presence.joined(device_id, Role.GATEWAY if is_client else Role.CLIENT)
+            target = self._presence.joined(device_id, role)
             if target is not None:
                 self._say(target, translated)
 
@@ -368,15 +347,20 @@ class PortalService:
     def _push_relays(self) -> None:
         """Tells every device what changed for it among the relays."""
         for connection in self._presence.all():
-            news = connection.relays.update(self._relays, self._location(connection.device)) if connection.is_joined else None
-            if news is not None:
-                gone, chosen = news
-                self._say(connection, RelaysPresence(disconnected_ids=tuple(gone), connected=self._turn(connection, chosen)))
+            if connection.is_joined:
+                device, expires_at = connection.device, self._turn_expiry(connection)
+                news = connection.relays.update(self._relays, device, self._location(device), expires_at)
+                if news is not None:
+                    self._say(connection, news)
 
-    def _turn(self, connection: Connection, chosen: list[OnlineRelay]) -> tuple[TurnRelay, ...]:
-        """Returns the entries for a device: a client's credentials die with its token, a gateway's do not."""
-        expires_at = connection.token.expires_at if connection.device.role is Role.CLIENT else None
-        return turn_entries(chosen, connection.device.public_key, expires_at)
+    def _relays_for(self, connection: Connection) -> tuple[TurnRelay, ...]:
+        """Returns the relays of a device that asks."""
+        device = connection.device
+        return connection.relays.begin(self._relays, device, self._location(device), self._turn_expiry(connection))
+
+    def _turn_expiry(self, connection: Connection) -> UnixSeconds | None:
+        """A client's credentials die with its token, a gateway's do not."""
+        return connection.token.expires_at if connection.device.role is Role.CLIENT else None
 
     def _location(self, device: Device) -> Location | None:
         """Returns where a device is: a gateway at its site; of a client nobody knows."""
@@ -468,7 +452,7 @@ class PortalService:
                 continue
             grants = self._grants.of_gateway(connection.device.id)
             if old.account.slug != self._book.account.slug:
-                relays = self._turn(connection, connection.relays.begin(self._relays, self._location(connection.device)))
+                relays = self._relays_for(connection)
                 self._say(connection, render.gateway_init(connection.device, self._book.account, grants, relays))
             for resource_id in dict.fromkeys(grant.resource_id for grant in grants):
                 before, after = old.resources.get(resource_id), self._book.resources[resource_id]

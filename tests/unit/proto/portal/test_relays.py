@@ -370,3 +370,75 @@ def test_a_portal_that_starts_again_knows_no_relay_until_it_joins() -> None:
 def test_entries_keep_secrets_out_of_texts() -> None:
     entry = OnlineRelay(relay_id_of(SecretText(SECRETS[1])), "r", (), SecretText(SECRETS[1]), None)
     assert SECRETS[1] not in repr(entry)
+
+
+def test_a_relay_that_comes_and_goes_without_end_does_not_hold_back_the_others() -> None:
+    portal = bench()
+    _, client = portal.pair()
+    portal.relay(SECRETS[2])
+    for _ in range(11):
+        flapping = portal.relay(SECRETS[1])
+        portal.advance(0.25)
+        flapping.disconnect()
+        portal.advance(0.25)
+    assert any(relay_id_of(SecretText(SECRETS[2])) in ids(news.connected) for news in client.heard)
+
+
+def test_a_device_that_logs_in_again_gets_the_relays_it_has_among_many() -> None:
+    """Others would come on top, since a list takes nothing away."""
+    portal = bench()
+    for number, secret in enumerate(SECRETS[:8]):
+        portal.relay(secret, ipv4=f"203.0.113.{number}")
+    for role, key in (("gateway", b"\x02"), ("client", b"\x01")):
+        seen = set()
+        for _ in range(5):
+            device = portal.connect(role, key=key)
+            seen.add(device.join().relays)
+            device.disconnect()
+        assert len(seen) == 1
+
+
+def test_relays_share_the_devices() -> None:
+    portal = bench()
+    for number, secret in enumerate(SECRETS[:4]):
+        portal.relay(secret, ipv4=f"203.0.113.{number}")
+    relays, counts = portal.service._relays, dict.fromkeys(portal.service._relays.online(), 0)
+    for device in range(2000):
+        for chosen in relays.select(str(device), None):
+            counts[chosen.id] += 1
+    assert all(850 < count < 1150 for count in counts.values())
+
+
+def test_a_relay_with_its_secret_at_another_address_is_told_again() -> None:
+    portal = bench()
+    relay = portal.relay(SECRETS[1])
+    _, client = portal.pair()
+    relay.disconnect()
+    portal.relay(SECRETS[1], ipv4="203.0.113.99")
+    portal.advance(1.1)
+    news = presence(client)
+    assert (news.disconnected_ids, [entry.addr for entry in news.connected]) == ((), ["203.0.113.99:3478"])
+
+
+def test_a_longer_login_brings_credentials_that_last_as_long() -> None:
+    portal = bench()
+    portal.relay(SECRETS[1])
+    gateway, client = portal.pair()
+    portal.reload(("2025-06-22T15:06:40Z", "2025-06-23T15:06:40Z"))
+    portal.advance(1.1)
+    assert presence(client).connected[0].expires_at == UTC // SECOND + 604_800 + 86_400  # type: ignore[union-attr]
+    assert gateway.heard == []
+
+
+def test_what_a_device_had_before_its_last_question_is_taken_back_too() -> None:
+    portal = bench()
+    first = portal.relay(SECRETS[1])
+    gateway, client = portal.pair()
+    first.disconnect()
+    portal.relay(SECRETS[2])
+    for device in (gateway, client):  # Within the debounce: the answer names the new one alone.
+        device.say("no_relays", {})
+        assert ids(presence(device).connected) == [relay_id_of(SecretText(SECRETS[2]))]
+    portal.advance(1.1)
+    for device in (gateway, client):
+        assert presence(device).disconnected_ids == (relay_id_of(SecretText(SECRETS[1])),)
