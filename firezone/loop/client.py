@@ -60,6 +60,7 @@ class ClientProgram(TunnelProgram[ClientState]):
         self._offered = ()  # The ports may be others.
         self._offer(addresses)
         self.host.tunnel.touch()
+        self.expect_portal()
 
     async def on_event(self, event: object) -> None:
         match event:

@@ -87,6 +87,12 @@ class PortalConnection:
     def is_joined(self) -> bool:
         return self._channel.state is State.JOINED
 
+    @property
+    def local_address(self) -> str | None:
+        """The address of ours that the WebSocket stands on; None while there is none."""
+        address = None if self._websocket is None else self._websocket.local_address
+        return None if address is None else str(address[0])
+
     async def run(self) -> None:
         """Keeps the connection until `close` is called.
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+PORTAL_PATIENCE_S = 5.0
+"""How long a login after a reset may take before that is worth an error."""
 RECEIVE_CEILING, SEND_CEILING = 134_217_728, 16_777_216
 
 State = TypeVar("State", bound=TunnelState)
@@ -81,6 +83,8 @@ class TunnelProgram(Generic[State]):
         self._offered: tuple[str, ...] = ()
         """Local addresses that the state knows."""
         self._suspend_watch: asyncio.Task[None] | None = None
+        self._impatience: asyncio.TimerHandle | None = None
+        self._has_complained = False
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,7 +193,20 @@ class TunnelProgram(Generic[State]):
             case Verdict.MOVED:
                 self.on_moved(view.addresses)
             case Verdict.SAME | Verdict.OTHER_ADDRESSES:
+                self._leave_lost_address(view.addresses)
                 self._offer(view.addresses)
+
+    def _leave_lost_address(self, addresses: tuple[str, ...]) -> None:
+        """Logs in anew when the portal's connection hangs at an address that is gone: it would die slowly.
+
+        Where we are the network is still the same, say because nothing in it leads out and others of our addresses are left.
+        """
+        lost = self.portal.local_address
+        if lost is None or lost not in self._offered or lost in addresses or self._roaming.is_away:
+            return
+        log.info("logging in again", reason="the address we were logged in from is gone")
+        self.state.set_portal_reached(False, self.clock.now())
+        self.portal.reconnect()
 
     def _offer(self, addresses: tuple[str, ...]) -> None:
         """Tells the state our local addresses, unless it knows them or they are gone for the moment."""
@@ -247,7 +264,26 @@ class TunnelProgram(Generic[State]):
             log.warning("a message of the portal could not be obeyed", message=type(message).__name__, error=str(error))
         self.host.tunnel.touch()
 
+    def expect_portal(self) -> None:
+        """After a reset nothing is reached before the portal is; if it stays away, the log says so."""
+        if self._impatience is not None:
+            self._impatience.cancel()
+        self._impatience = asyncio.get_running_loop().call_later(PORTAL_PATIENCE_S, self._complain)
+
+    def _complain(self) -> None:
+        self._impatience = None
+        if not self.portal.is_joined and not self._stopping.is_set():
+            self._has_complained = True
+            log.error("no resource can be reached: after the reset connections need the portal, which is not there; still trying")
+
     def _on_portal_state(self, is_joined: bool) -> None:
+        if is_joined:
+            if self._impatience is not None:
+                self._impatience.cancel()
+                self._impatience = None
+            if self._has_complained:
+                self._has_complained = False
+                log.info("the portal is back, resources can be reached again")
         self.state.set_portal_reached(is_joined, self.clock.now())
         self.host.tunnel.touch()
 

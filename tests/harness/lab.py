@@ -21,6 +21,7 @@ from firezone.lab.measure import MeasurementError, fetch_page, ping, start_iperf
 from firezone.lab.namespaces import INSIDE, unshare_command
 from firezone.lab.stack import Stack
 from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_ADDRESS, RESOURCE_PORT
+from tests.harness import roaming
 
 ROOT = Path(__file__).parents[2]
 RETRY_LIMIT_S = 25.0
@@ -144,6 +145,7 @@ SCENARIOS = {
     "portal_away": portal_away,
     "refused": refused,
     "reset_by_signal": reset_by_signal,
+    **roaming.SCENARIOS,
 }
 
 
