@@ -163,8 +163,11 @@ class ClientInterface(Interface, frozen=True):
             raise ValueError("the search domain is no DNS name")
 
 
-class Filter(Message, frozen=True):
-    """What of a resource may be reached. Ports are inclusive; `icmp` has none. An empty list of filters allows everything."""
+class Filter(Message, frozen=True, omit_defaults=True):
+    """What of a resource may be reached. Ports are inclusive, all if none are named; `icmp` has none.
+
+    An empty list of filters allows everything.
+    """
 
     protocol: str
     port_range_start: int = 0
@@ -202,11 +205,15 @@ class Vocabulary:
     """What each event means when we hear it, aliases included."""
     decoders: Mapping[type, Decoder] = field(default_factory=dict)
     """Messages whose payload is not simply the object of their members."""
+    spelling: Mapping[str, str] = field(default_factory=dict)
+    """Members that are written by another name than their class has for them."""
 
     def encode(self, message: Any) -> tuple[str, bytes]:
         """Returns the event and the JSON payload of a message."""
         event = self.names[type(message)]
         plain = message.to_payload() if hasattr(message, "to_payload") else message
+        if self.spelling:
+            plain = rename_members(msgspec.to_builtins(plain, enc_hook=_to_json), self.spelling)
         return event, msgspec.json.encode(plain, enc_hook=_to_json)
 
     def decode(self, event: str, payload: bytes | msgspec.Raw) -> Any:
@@ -243,7 +250,7 @@ def rename_members(value: Any, names: Mapping[str, str]) -> Any:
             if old in renamed and new not in renamed:
                 renamed[new] = renamed.pop(old)
         return renamed
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [rename_members(item, names) for item in value]
     return value
 
