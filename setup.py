@@ -48,6 +48,7 @@ MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.relay", ("fz_relay.c", "fz_addrmap.c")),
     ("firezone.io.relay_batch", ("fz_pump.c", "fz_udp.c", "fz_relay.c", "fz_addrmap.c", "fz_split.c", "fz_csum.c", "fz_ip.c")),
     ("firezone.kernels.filter", ("fz_filter.c", "fz_lpm.c")),
+    ("firezone.kernels.nat", ("fz_nat.c", "fz_nat_stage.c", "fz_addrmap.c", "fz_csum.c", "fz_ip.c")),
     ("firezone.kernels.offload", ("fz_split.c", "fz_join.c", "fz_csum.c", "fz_ip.c")),
 ]
 ISA_FLAGS = {

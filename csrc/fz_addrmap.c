@@ -16,7 +16,7 @@ static inline void sip_round(uint64_t v[4]) {
 }
 
 /* One compression round per word, three at the end: enough against strangers who see neither hash nor order of the entries. */
-static uint32_t hash_key(const fz_addrmap *m, const fz_addrmap_key *key) {
+uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key) {
   uint64_t words[3];
   _Static_assert(sizeof(fz_addrmap_key) == sizeof words, "the key is three words without padding");
   memcpy(words, key, sizeof words);
@@ -47,20 +47,23 @@ static uint32_t place_of(const fz_addrmap *m, const fz_addrmap_key *key, uint32_
   return at;
 }
 
+int32_t fz_addrmap_find_hashed(const fz_addrmap *m, const fz_addrmap_key *key, uint32_t hash) {
+  return m->bits ? m->entries[place_of(m, key, hash)].slot : FZ_ADDRMAP_NONE;
+}
+
 int32_t fz_addrmap_find(const fz_addrmap *m, const fz_addrmap_key *key) {
-  if (!m->bits) return FZ_ADDRMAP_NONE;
-  return m->entries[place_of(m, key, hash_key(m, key))].slot;
+  return m->bits ? fz_addrmap_find_hashed(m, key, fz_addrmap_hash(m, key)) : FZ_ADDRMAP_NONE;
 }
 
 void fz_addrmap_insert(fz_addrmap *m, const fz_addrmap_key *key, int32_t slot) {
-  uint32_t hash = hash_key(m, key);
+  uint32_t hash = fz_addrmap_hash(m, key);
   m->entries[place_of(m, key, hash)] = (fz_addrmap_entry){*key, hash, slot};
   m->count++;
 }
 
 bool fz_addrmap_remove(fz_addrmap *m, const fz_addrmap_key *key) {
   if (!m->bits) return false;
-  uint32_t mask = (uint32_t)((1ull << m->bits) - 1), hole = place_of(m, key, hash_key(m, key));
+  uint32_t mask = (uint32_t)((1ull << m->bits) - 1), hole = place_of(m, key, fz_addrmap_hash(m, key));
   if (m->entries[hole].slot == FZ_ADDRMAP_NONE) return false;
   for (uint32_t at = (hole + 1) & mask; m->entries[at].slot != FZ_ADDRMAP_NONE; at = (at + 1) & mask) {
     /* An entry may fill the hole unless its home lies behind the hole: it would not be found before its home. */

@@ -48,6 +48,14 @@ static inline bool fz_addrmap_has_room(const fz_addrmap *m) { return m->bits && 
 /* The slot under a key, or FZ_ADDRMAP_NONE. */
 int32_t fz_addrmap_find(const fz_addrmap *m, const fz_addrmap_key *key);
 
+/* The same in two steps, for those who look up many: hash all, prefetch all, then find. The hash of a key never changes. */
+uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key);
+int32_t fz_addrmap_find_hashed(const fz_addrmap *m, const fz_addrmap_key *key, uint32_t hash);
+
+static inline void fz_addrmap_prefetch(const fz_addrmap *m, uint32_t hash) {
+  if (m->bits) __builtin_prefetch(&m->entries[hash >> (32 - m->bits)]);
+}
+
 /* Stores a key that is not there. fz_addrmap_has_room must hold; slot >= 0. */
 void fz_addrmap_insert(fz_addrmap *m, const fz_addrmap_key *key, int32_t slot);
 

@@ -88,6 +88,11 @@ class Reason(enum.IntEnum):
     FOREIGN_DESTINATION = 26
     NOT_PERMITTED = 27
     UNSUPPORTED_PROTOCOL = 28
+    """A packet to a proxy IP that is neither TCP, UDP nor an ICMP echo: nothing tells its answers apart."""
+    EXPIRED_NAT_SESSION = 29
+    """A packet of a resource for a session that has ended."""
+    NAT_EXHAUSTED = 30
+    """No source port is free towards the real address, or no session may be added."""
     # sending
     NO_SOCKET = 32
     SEND_FAILED = 33
@@ -115,6 +120,8 @@ class Reason(enum.IntEnum):
     """The inner source address is not one the peer may use."""
     REFUSED_DESTINATION = 82
     """No resource of the peer covers the destination, or its filter denies the packet."""
+    NO_TRANSLATION = 83
+    """The destination is a proxy IP whose name has no address of its family, or that stands for no name."""
     # punts: datagrams to a relay
     PEER_DATA = 88
     """A datagram of a peer that has a permission but no channel."""

@@ -38,7 +38,7 @@ def test_drops_and_punts_are_told_apart_by_number() -> None:
     assert FIRST_PUNT == 64
     assert {reason.name for reason in Reason if reason >= FIRST_PUNT} == {
         "STUN", "HANDSHAKE", "UNKNOWN_DATAGRAM", "CHANNEL_DATA", "NO_PEER", "NO_PATH",
-        "CONTROL_PACKET", "REFUSED_SOURCE", "REFUSED_DESTINATION", "PEER_DATA",
+        "CONTROL_PACKET", "REFUSED_SOURCE", "REFUSED_DESTINATION", "NO_TRANSLATION", "PEER_DATA",
     }  # fmt: skip
     assert max(Reason) < 256
 
