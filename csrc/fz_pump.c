@@ -39,21 +39,44 @@ uint32_t fz_pump_fill(int epoll, fz_ring *ring, uint32_t max_reads, fz_udp_stats
   return total;
 }
 
+static int32_t socket_of(const int32_t *fds, const fz_batch *b, const fz_run *run) {
+  return fds[(b->remote[run->first].family == 6 ? FZ_PUMP_PORTS : 0u) + b->socket[run->first]];
+}
+
 int fz_pump_send(const int32_t *fds, fz_batch *b, const fz_run *run, int gso, int32_t *row, fz_udp_stats *stats) {
   int error = 0;
-  int32_t fd = fds[(b->remote[run->first].family == 6 ? FZ_PUMP_PORTS : 0u) + b->socket[run->first]];
+  int32_t fd = socket_of(fds, b, run);
   if (fd < 0) return fd == FZ_PUMP_BLOCKED ? EAGAIN : ENOENT;
   fz_udp_send_run(fd, b, run, gso, 1, row, &error, stats);
   return error;
 }
 
+/* How many runs from p->index on are single datagrams for one socket. */
+static uint32_t count_singles(const fz_pump *p, const fz_pump_side *side, int32_t fd) {
+  uint32_t n = 0;
+  while (n < FZ_UDP_SENDS && p->index + n < side->run_count) {
+    const fz_run *run = &side->runs[p->index + n];
+    if (run->count != 1 || socket_of(p->fds, side->batch, run) != fd) break;
+    n++;
+  }
+  return n;
+}
+
 /* Sends from p->index on. False: a run was refused. */
 static bool send_runs(fz_pump *p, fz_pump_side *side, int gso) {
-  for (; p->index < side->run_count; p->index++) {
+  while (p->index < side->run_count) {
     const fz_run *run = &side->runs[p->index];
+    int32_t fd = socket_of(p->fds, side->batch, run);
+    uint32_t singles = fd < 0 ? 0 : count_singles(p, side, fd);
+    if (singles > 1) {
+      uint32_t sent = fz_udp_send_singles(fd, side->batch, run, singles, p->sent);
+      p->index += sent;
+      if (sent) continue;
+    }
     p->row = run->first;
     p->error = fz_pump_send(p->fds, side->batch, run, gso, &p->row, p->sent);
     if (p->error) return false;
+    p->index++;
   }
   return true;
 }
@@ -81,10 +104,20 @@ static bool take(fz_pump *p, fz_pump_side *side, uint32_t reads) {
   return true;
 }
 
-/* Waits until either side has something. False: it has not, or a signal came. */
-static bool wait_for_more(const fz_pump *p, int linger_ms) {
+/* Waits until either side has something. False: it has not, or a signal came. When it has waited only just before, data comes one by
+ * one and every wake-up costs as much as several datagrams: then it naps, once, so that some have come meanwhile. */
+static bool wait_for_more(fz_pump *p, int linger_ms) {
   struct pollfd fds[SIDES] = {{.fd = p->sides[0].epoll, .events = POLLIN}, {.fd = p->sides[1].epoll, .events = POLLIN}};
-  return linger_ms > 0 && poll(fds, SIDES, linger_ms) > 0;
+  int64_t now = now_ns(), since = now - p->waited_ns;
+  if (linger_ms <= 0) return false;
+  p->waited_ns = now;
+  p->has_napped = since < FZ_PUMP_BUSY_NS && !p->has_napped;
+  if (p->has_napped) {
+    struct timespec nap = {0, FZ_PUMP_NAP_NS};
+    nanosleep(&nap, NULL);
+    return true;
+  }
+  return poll(fds, SIDES, linger_ms) > 0;
 }
 
 int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, int gso) {
@@ -110,6 +143,7 @@ int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, 
     p->side = 1 - p->side;
     if (take(p, &p->sides[p->side], reads)) {
       p->stage = FZ_PUMP_SEND;
+      p->has_napped = false;
       quiet = 0;
     } else {
       quiet++;

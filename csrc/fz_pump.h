@@ -19,6 +19,9 @@
 #define FZ_PUMP_NO_SOCKET (-1)
 #define FZ_PUMP_BLOCKED (-2) /* something waits for this socket: runs for it are refused with EAGAIN */
 
+#define FZ_PUMP_BUSY_NS 200000 /* waits that follow each other faster than this are worth a nap */
+#define FZ_PUMP_NAP_NS 50000   /* the least the kernel's timers give is about twice that; a relayed round trip has milliseconds */
+
 enum fz_pump_outcome {
   FZ_PUMP_IDLE = 0,    /* nothing came for a while */
   FZ_PUMP_BUSY = 1,    /* the time is up */
@@ -51,6 +54,8 @@ typedef struct fz_pump {
   uint32_t index;
   int32_t row;
   int error;
+  int64_t waited_ns; /* when it waited last */
+  bool has_napped;   /* and nothing has come since */
 } fz_pump;
 
 /* Reads from the sockets of an epoll set that are ready, at most max_reads entries, few of each in turn. Returns entries added;

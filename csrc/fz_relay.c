@@ -188,7 +188,7 @@ static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, answers *last
 static uint8_t refuse_read(const fz_ring *ring, uint32_t slot, bool is_client) {
   uint32_t length = ring->length[slot], stride = ring->stride[slot];
   if (ring->remote[slot].port == 0) return FZ_MALFORMED_PACKET; /* nobody could be answered there */
-  if (ring->local[slot].family == 0) return FZ_NO_LOCAL_ADDRESS;
+  if (is_client && ring->local[slot].family == 0) return FZ_NO_LOCAL_ADDRESS;
   if (length == 0) return is_client ? FZ_EMPTY : 0;
   if (ring->offset[slot] > ring->slot_size || length > ring->slot_size - ring->offset[slot]) return FZ_OVERSIZED;
   return stride == 0 || stride > length ? FZ_BAD_STRIDE : 0;

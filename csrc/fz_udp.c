@@ -234,6 +234,30 @@ int fz_udp_send_run(int fd, fz_batch *b, const fz_run *run, int gso, int with_ec
   return sent;
 }
 
+uint32_t fz_udp_send_singles(int fd, const fz_batch *b, const fz_run *runs, uint32_t count, fz_udp_stats *stats) {
+  struct mmsghdr messages[FZ_UDP_SENDS];
+  struct iovec vectors[FZ_UDP_SENDS][2];
+  struct sockaddr_storage names[FZ_UDP_SENDS];
+  control spaces[FZ_UDP_SENDS];
+  if (count > FZ_UDP_SENDS) count = FZ_UDP_SENDS;
+  for (uint32_t i = 0; i < count; i++) {
+    int32_t row = runs[i].first;
+    struct msghdr *m = &messages[i].msg_hdr;
+    m->msg_name = &names[i];
+    m->msg_namelen = address_to(&names[i], &b->remote[row]);
+    m->msg_iov = vectors[i];
+    m->msg_iovlen = gather_row(b, row, vectors[i], 0);
+    m->msg_flags = 0;
+    write_control(m, &spaces[i], &b->local[row], b->remote[row].family, b->ecn[row] & 3, 0);
+  }
+  int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+  stats->send_calls++;
+  if (sent <= 0) return 0;
+  for (int i = 0; i < sent; i++) stats->send_bytes += messages[i].msg_len;
+  stats->sent += (uint32_t)sent;
+  return (uint32_t)sent;
+}
+
 int fz_udp_send_bytes(int fd, const uint8_t *data, size_t size, uint16_t stride, const fz_addr *local, const fz_addr *remote, int ecn,
                       fz_udp_stats *stats) {
   struct iovec vector = {(void *)(uintptr_t)data, size};

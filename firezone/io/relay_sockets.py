@@ -234,7 +234,10 @@ class RelaySockets:
     # in detail
 
     def _open(self, port: int, family: int, host: str, buffer: int) -> None:
-        udp = bind_udp(family, port=port, host=host, receive_buffer=buffer, may_fragment=True, errors=self._errors)
+        tells_local = port == self.listen_port  # An allocation's peers are answered from where the route leads.
+        udp = bind_udp(
+            family, port=port, host=host, receive_buffer=buffer, may_fragment=True, tells_local=tells_local, errors=self._errors
+        )
         try:
             self._source_of(port).sockets.add(udp.batch.fd, port)
         except OSError:

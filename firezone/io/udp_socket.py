@@ -222,11 +222,13 @@ def bind_udp(
     host: str = "",
     receive_buffer: int = RECEIVE_BUFFER_SIZE,
     may_fragment: bool = False,
+    tells_local: bool = True,
     errors: list[Exception] | None = None,
 ) -> UdpSocket:
     """Binds one non-blocking socket of the family (4 or 6). `receive_buffer` in bytes; `errors` receives what sending meets.
 
-    With `may_fragment` the kernel fragments what is larger than the path, where the tunnel wants to hear of it instead.
+    With `may_fragment` the kernel fragments what is larger than the path, where the tunnel wants to hear of it instead. Without
+    `tells_local` datagrams are read without the local address that they came to.
 
     Raises: OSError when the family or the port is not to be had, RoutingLoopError when the mark is refused.
     """
@@ -237,7 +239,7 @@ def bind_udp(
         sock.bind((host or ("0.0.0.0" if family == 4 else "::"), port))
         if mark is not None:
             _set_mark(sock, mark)
-        _set_options(sock, family, receive_buffer, may_fragment)
+        _set_options(sock, family, receive_buffer, may_fragment, tells_local)
     except BaseException:
         sock.close()
         raise
@@ -255,17 +257,17 @@ def _set_mark(sock: socket.socket, mark: int) -> None:
         ) from error
 
 
-def _set_options(sock: socket.socket, family: int, receive_buffer: int, may_fragment: bool) -> None:
+def _set_options(sock: socket.socket, family: int, receive_buffer: int, may_fragment: bool, tells_local: bool) -> None:
     """Asks for everything that makes batches possible; what the kernel does not have is done without."""
     if family == 4:
         wanted = [
-            (socket.IPPROTO_IP, _IP_PKTINFO, 1),
+            (socket.IPPROTO_IP, _IP_PKTINFO, int(tells_local)),
             (socket.IPPROTO_IP, _IP_RECVTOS, 1),
         ]
         unfragmented = [(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)]
     else:
         wanted = [
-            (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1),
+            (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, int(tells_local)),
             (socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1),
             (socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _IPV6_PREFER_SRC_PUBLIC),
         ]
