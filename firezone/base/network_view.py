@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WayOut:
-    """How our own packets of one family leave for the Internet, as the kernel would route the next one."""
+    """How our own packets of one family leave for the Internet, as the kernel would route the next one.
+
+    Without any default route it is how they reach the portal.
+    """
 
     device: int
     """Index of the interface, which has a carrier."""

@@ -90,9 +90,12 @@ class Netlink:
         found: list[str] = await self._run(self._local_addresses)
         return found
 
-    async def view(self) -> NetworkView:
-        """Returns the local addresses and, per family, how our own packets leave for the Internet."""
-        found: NetworkView = await self._run(self._view)
+    async def view(self, portal: str | None = None) -> NetworkView:
+        """Returns the local addresses and, per family, how our own packets leave for the Internet.
+
+        `portal` is the address of the portal: where no default route is, as in closed networks, the way to it is the way out.
+        """
+        found: NetworkView = await self._run(self._view, portal)
         return found
 
     async def stop(self) -> None:
@@ -227,13 +230,19 @@ class Netlink:
                 found.append(str(address))
         return found
 
-    def _view(self) -> NetworkView:
-        return NetworkView(tuple(self._local_addresses()), self._way_out(socket.AF_INET), self._way_out(socket.AF_INET6))
+    def _view(self, portal: str | None) -> NetworkView:
+        ways: dict[socket.AddressFamily, WayOut | None] = {
+            family: self._way_out(family, probe) for family, probe in _PROBES.items()
+        }
+        if portal is not None and not any(ways.values()):
+            family = socket.AF_INET6 if ":" in portal else socket.AF_INET
+            ways[family] = self._way_out(family, portal)
+        return NetworkView(tuple(self._local_addresses()), ways[socket.AF_INET], ways[socket.AF_INET6])
 
-    def _way_out(self, family: socket.AddressFamily) -> WayOut | None:
+    def _way_out(self, family: socket.AddressFamily, destination: str) -> WayOut | None:
         """Asks as a socket with our mark would be routed, past the tunnel."""
         try:
-            (route,) = self._ip.route("get", family=family, dst=_PROBES[family], mark=FIREZONE_MARK)
+            (route,) = self._ip.route("get", family=family, dst=destination, mark=FIREZONE_MARK)
         except (NetlinkError, ValueError):
             return None
         device, source = route.get_attr("RTA_OIF"), route.get_attr("RTA_PREFSRC")

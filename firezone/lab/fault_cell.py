@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firezone.base.errors import FirezoneError
+from firezone.base.errors import ConfigError, FirezoneError
 from firezone.lab.fault_list import FAULTS, Fault
 from firezone.lab.flows import Flows
 from firezone.lab.programs import Program, python
@@ -81,18 +81,53 @@ def lose_everything(cell: Cell) -> float:
     return end
 
 
+def add_relay(cell: Cell) -> float:
+    """Starts a second relay; the portal tells both sides."""
+    since = time.monotonic()
+    cell.stack.start_spare_relay()
+    return since
+
+
+def restart_other_relay(cell: Cell) -> float:
+    """Restarts the relay that the path does not take, though one side has an allocation there."""
+    return _kill_and_restart(cell, "spare_relay" if _relay_in_use(cell) == "relay" else "relay", 0.0)
+
+
+def kill_relay(cell: Cell) -> float:
+    """Kills the relay of the path for good; another one is known to both sides."""
+    program: Program = getattr(cell.stack, _relay_in_use(cell))
+    since = time.monotonic()
+    program.kill()
+    return since
+
+
+def restart_relay(cell: Cell) -> float:
+    """Kills the only relay and starts it again at once: its secret is drawn anew, and its allocations are gone."""
+    return _kill_and_restart(cell, "relay", 0.0)
+
+
 INJECTIONS: dict[str, Callable[[Cell], float]] = {
     "portal-restart": restart_portal,
     "nat-rebinding": rebind_nat,
     "address-change": change_address,
+    "relay-appears": add_relay,
+    "relay-of-peer": restart_other_relay,
+    "relay-killed": kill_relay,
+    "relay-restart": restart_relay,
     "gateway-restart": restart_gateway,
     "total-loss": lose_everything,
 }
 
+TWO_RELAYS = {"relay-of-peer", "relay-killed"}
+"""Where both relays are there from the beginning."""
+
 
 def run_cell(fault: Fault, logs: Path) -> dict[str, Any]:
     """Starts a lab, lets both flows run, does it, and waits until both run again. Raises FirezoneError without a lab."""
-    stack = Stack.start(logs, lambda step: None)
+    stack = Stack.start(logs, lambda step: None, is_relayed=fault.is_relayed, has_spare_relay=fault.is_relayed)
+    if fault.name in TWO_RELAYS:
+        stack.start_spare_relay()
+        time.sleep(STEADY_S)  # Both sides hear of it and get their allocations.
     flows = Flows.start(stack.topology.client, stack.topology.resource, RESOURCE_ADDRESS, logs)
     try:
         time.sleep(STEADY_S)
@@ -132,6 +167,14 @@ def flush_mappings() -> None:
         (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
     if error:
         sys.exit(f"connection tracking could not be flushed: errno {-error}")
+
+
+def _relay_in_use(cell: Cell) -> str:
+    """Returns the name by which the stack knows the relay of the path. Raises ConfigError when it takes none."""
+    path = cell.stack.path()
+    if "relay" not in path:
+        raise ConfigError(f"The path takes no relay: {path}.")
+    return "spare_relay" if "relay-2" in path else "relay"
 
 
 def _kill_and_restart(cell: Cell, name: str, pause: float) -> float:

@@ -43,8 +43,12 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("portal-restart", "portal killed and restarted", UNNOTICED_S),
+        Fault("relay-appears", "a second relay appears", UNNOTICED_S, is_relayed=True),
+        Fault("relay-of-peer", "relay that is not in use restarts", UNNOTICED_S, is_relayed=True),
         Fault("nat-rebinding", "NAT gives other ports", 3.0),
         Fault("address-change", "client changes address", 3.0),
+        Fault("relay-killed", "relay in use killed, another known", 20.0, is_relayed=True),
+        Fault("relay-restart", "relay in use restarts with another secret", 20.0, is_relayed=True),
         Fault("gateway-restart", "gateway killed, restarted after 1 s", 25.0, may_break=True),
         Fault("total-loss", "30 s of total loss", 3.0, is_after=True),
     )

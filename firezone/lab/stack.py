@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import ConfigError
@@ -20,6 +20,7 @@ from firezone.lab.topology import (
     RESOURCE_NETWORK,
     RESOURCE_NETWORK_V6,
     RESOURCE_PORT,
+    SPARE_RELAY_ADDRESSES,
     Topology,
 )
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PORTAL_PORT = 8081
 LOGS = {"client": "firezone-headless-client.latest", "gateway": "firezone-gateway.latest"}
+RELAY_NAMES = {**dict.fromkeys(RELAY_ADDRESSES, "relay"), **dict.fromkeys(SPARE_RELAY_ADDRESSES, "relay-2")}
 API_URL = f"ws://{PORTAL_ADDRESS}:{PORTAL_PORT}"
 
 
@@ -45,19 +47,24 @@ class Stack:
     gateway: Program
     client: Program
     relay: Program | None = None
+    spare_relay: Program | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, logs: Path, progress: Callable[[str], None], *, is_relayed: bool = False) -> Stack:
+    def start(
+        cls, logs: Path, progress: Callable[[str], None], *, is_relayed: bool = False, has_spare_relay: bool = False
+    ) -> Stack:
         """Builds the networks and starts the programs until the client's tunnel is configured.
 
-        `is_relayed` leaves no way between client and gateway but a relay.
+        `is_relayed` leaves no way between client and gateway but a relay. `has_spare_relay` prepares a second one, which
+        `start_spare_relay` starts.
 
         Raises: ConfigError, naming the program, its log and its last words.
         """
         progress("networks and namespaces")
-        topology = Topology.build(is_relayed=is_relayed)
+        topology = Topology.build(is_relayed=is_relayed, has_spare_relay=has_spare_relay)
         progress("portal")
-        tokens = write_policy(logs, relays=["relay"] if is_relayed else [])
+        tokens = write_policy(logs, relays=[*(["relay"] if is_relayed else []), *(["relay-2"] if has_spare_relay else [])])
         portal = Program.start(
             "portal", topology.public,
             python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}"), logs,
@@ -75,7 +82,14 @@ class Stack:
         progress("client")
         client = start_tunnel("client", topology, logs, tokens["client"])
         client.wait_for("tunnel configured")
-        return cls(topology, logs, portal, web, gateway, client, relay)
+        return cls(topology, logs, portal, web, gateway, client, relay, tokens=tokens)
+
+    def start_spare_relay(self) -> None:
+        """Starts the second relay, and waits until it has joined the portal. Raises ConfigError when it does not."""
+        assert self.topology.spare_relay is not None
+        self.spare_relay = start_relay(
+            self.topology.spare_relay, "relay-2", SPARE_RELAY_ADDRESSES, self.logs, self.tokens["relay-2"], API_URL
+        )
 
     def path(self) -> str:
         """Returns the path that the client's newest connection takes."""
@@ -83,7 +97,7 @@ class Stack:
         if client is None or gateway is None:
             return "unknown"
         own = {"client": {CLIENT_ADDRESS}, "gateway": {GATEWAY_ADDRESS, GATEWAY_ADDRESS_V6}}
-        found = join(client, gateway, own, dict.fromkeys(RELAY_ADDRESSES, "relay"))
+        found = join(client, gateway, own, RELAY_NAMES)
         if found.via:
             return f"relayed via {' and '.join(found.via)} (client {found.client}, gateway {found.gateway})"
         return f"direct, over {client.endpoint} (client {found.client}, gateway {found.gateway})"
@@ -98,7 +112,7 @@ class Stack:
         return complaints(self.logs)
 
     def close(self) -> None:
-        for program in (self.client, self.gateway, self.web, self.relay, self.portal):
+        for program in (self.client, self.gateway, self.web, self.relay, self.spare_relay, self.portal):
             if program is not None and program.process.poll() is None:
                 program.stop()
         self.topology.close()

@@ -19,6 +19,7 @@ from firezone.lab.namespaces import Namespace, OwnNamespace
 PORTAL_ADDRESS, ROUTER_ADDRESS, GATEWAY_ADDRESS = "198.51.100.1", "198.51.100.2", "198.51.100.3"
 GATEWAY_ADDRESS_V6 = "2001:db8:51::3"
 RELAY_ADDRESSES = ("198.51.100.4", "2001:db8:51::4")
+SPARE_RELAY_ADDRESSES = ("198.51.100.5", "2001:db8:51::5")
 CLIENT_ADDRESS = "192.168.50.2"
 RESOURCE_ADDRESS, RESOURCE_NETWORK = "10.20.0.2", "10.20.0.0/24"
 RESOURCE_ADDRESS_V6, RESOURCE_NETWORK_V6 = "fd20:20::2", "fd20:20::/64"
@@ -35,9 +36,11 @@ class Topology:
     gateway: Namespace
     resource: Namespace
     relay: Namespace | None = None
+    spare_relay: Namespace | None = None
+    """Where a second relay may run."""
 
     @classmethod
-    def build(cls, *, is_relayed: bool = False) -> Topology:
+    def build(cls, *, is_relayed: bool = False, has_spare_relay: bool = False) -> Topology:
         """Makes all namespaces, links and addresses; `is_relayed` leaves no way but over a relay.
 
         Raises: ConfigError, naming the command that failed.
@@ -51,10 +54,12 @@ class Topology:
         if is_relayed:
             topology.add_relay()
             topology.block_direct()
+        if has_spare_relay:
+            topology.spare_relay = topology._make_relay("relay-2", SPARE_RELAY_ADDRESSES)
         return topology
 
     def close(self) -> None:
-        for namespace in (self.client, self.router, self.gateway, self.resource, self.relay):
+        for namespace in (self.client, self.router, self.gateway, self.resource, self.relay, self.spare_relay):
             if namespace is not None:
                 namespace.close()
 
@@ -97,18 +102,22 @@ class Topology:
 
     def add_relay(self) -> None:
         """Makes a namespace for a relay on the public segment."""
-        self.relay = Namespace.create("relay")
+        self.relay = self._make_relay("relay", RELAY_ADDRESSES)
+
+    def _make_relay(self, name: str, addresses: tuple[str, str]) -> Namespace:
+        relay = Namespace.create(name)
         self.public.run_lines(f"""
-            ip link add to-relay type veth peer name eth0 netns {self.relay.holder.pid}
-            ip link set to-relay master segment up
+            ip link add to-{name} type veth peer name eth0 netns {relay.holder.pid}
+            ip link set to-{name} master segment up
         """)
-        self.relay.run_lines(f"""
-            ip addr add {RELAY_ADDRESSES[0]}/24 dev eth0
-            ip addr add {RELAY_ADDRESSES[1]}/64 dev eth0 nodad
+        relay.run_lines(f"""
+            ip addr add {addresses[0]}/24 dev eth0
+            ip addr add {addresses[1]}/64 dev eth0 nodad
             ip link set eth0 up
             ip route add default dev eth0
             ip -6 route add default dev eth0
         """)
+        return relay
 
     def block_direct(self) -> None:
         """Leaves no way between client and gateway but over a relay."""

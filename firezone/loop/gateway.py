@@ -58,7 +58,7 @@ class GatewayProgram(TunnelProgram[GatewayState]):
 
         The connection to the portal is of the old network and would die slowly; the next `init` makes us ask our relays, too.
         """
-        log.info("another network")
+        log.info("logging in again", reason="another network")
         self.state.set_portal_reached(False, self.clock.now())
         self.portal.reconnect()
         self._offer(addresses)

@@ -82,6 +82,8 @@ class PortalConnection:
         self._websocket: ClientConnection | None = None
         self._is_closing = False
         self._crash: BaseException | None = None
+        self.address: str | None = None
+        """The portal's address, as last reached."""
 
     @property
     def is_joined(self) -> bool:
@@ -192,6 +194,8 @@ class PortalConnection:
             self._wake.set()
             return
         self._websocket = websocket
+        if isinstance(remote := websocket.remote_address, tuple):
+            self.address = str(remote[0])
         writer = asyncio.create_task(self._write(websocket))
         try:
             self._channel.handle_connected(attempt, self._clock())

@@ -177,7 +177,7 @@ class TunnelProgram(Generic[State]):
     async def _look_at_network(self) -> None:
         """Finds out where we are and obeys what `Roaming` makes of it."""
         if self.netlink is not None and self._fixed_addresses is None:
-            view = await self.netlink.view()
+            view = await self.netlink.view(self.portal.address)
             await self.netlink.sync_link_routes()
         else:
             view = NetworkView(tuple(self._fixed_addresses or ()))

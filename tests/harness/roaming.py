@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 from firezone.lab.measure import fetch_page, wait_for_page
-from firezone.lab.programs import Program
+from firezone.lab.programs import Program, python
 from firezone.lab.stack import Stack
 from firezone.lab.topology import CLIENT_ADDRESS, GATEWAY_ADDRESS, PORTAL_ADDRESS, RESOURCE_ADDRESS, RESOURCE_PORT
 
@@ -162,6 +163,25 @@ def reset_without_portal(stack: Stack) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sleep_an_hour(stack: Stack) -> dict[str, Any]:
+    """The host is suspended, and nothing but the clocks tells: the process stands still, and the NAT forgets meanwhile."""
+    namespace, _, environment = stack.client.started_with
+    stack.client.stop()
+    said_before = stack.client.log.stat().st_size
+    stack.client = Program.start("client", namespace, python("tests.harness.sleepy_client"), stack.logs, environment)
+    stack.client.wait_for("tunnel configured", since=said_before)
+
+    def change() -> None:
+        stack.client.process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        stack.topology.router.run(*python("firezone.lab.fault_cell", "--flush-mappings"))
+        stack.client.process.send_signal(signal.SIGUSR1)
+        stack.client.process.send_signal(signal.SIGCONT)
+
+    found = _under_flow(stack, 8, change)
+    return {**found, "woke_up": said(stack.client, "woke up")}
+
+
 def gateway_restarted(stack: Stack) -> dict[str, Any]:
     """The gateway dies and is back after a second."""
 
@@ -195,6 +215,7 @@ SCENARIOS = {
     "to_open_network": to_open_network,
     "unrelated_changes": unrelated_changes,
     "reset_without_portal": reset_without_portal,
+    "sleep_an_hour": sleep_an_hour,
     "gateway_restarted": gateway_restarted,
     "gateway_renumbered": gateway_renumbered,
 }

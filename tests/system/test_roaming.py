@@ -58,6 +58,16 @@ def test_a_reset_without_the_portal_says_so_and_ends_by_itself_when_it_returns()
     assert found["back_after_s"] <= 25
 
 
+def test_a_short_loss_of_the_link_keeps_everything() -> None:
+    check(lab.run("link_down", "3"), resets=0, gap_s=3 + AFTER_S)
+
+
+def test_a_wake_after_a_long_suspend_is_noticed_by_the_clocks() -> None:
+    found = lab.run("sleep_an_hour")
+    check(found, resets=1, gap_s=2 + AFTER_S)
+    assert found["woke_up"] == 1
+
+
 def test_a_gateway_that_is_restarted_is_found_again_without_a_reset() -> None:
     check(lab.run("gateway_restarted"), resets=0, gap_s=25)
 
