@@ -29,6 +29,7 @@ typedef struct fz_filter {
   bool has_rules;
   fz_rule *rule;
   fz_port_range *ranges;
+  uint32_t rule_count, range_count; /* in use */
 } fz_filter;
 
 /* filters[row] is the filter of peer row, NULL without one, for rows below `peers`. Both look at parsed FORWARD rows only, drop or punt

@@ -241,6 +241,12 @@ bool fz_nat_remove_translation(fz_nat *n, uint32_t client, const uint8_t *proxy,
   fz_addrmap_key key = fz_nat_key(client, &(fz_nat_flow){proxy, 0, 0, v6 ? 6 : 4});
   int32_t slot = fz_addrmap_find(&n->proxies, &key);
   if (slot == FZ_ADDRMAP_NONE) return false;
+  const fz_nat_translation *t = &n->translations[slot];
+  for (int32_t at = n->clients[client].live.first, next; at != NONE; at = next) {
+    const fz_nat_session *s = &n->sessions[at];
+    next = s->next;
+    if (s->family == t->family && memcmp(s->proxy, t->proxy, sizeof t->proxy) == 0) fz_nat_end(n, at);
+  }
   drop_translation(n, slot);
   return true;
 }

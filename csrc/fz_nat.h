@@ -113,7 +113,7 @@ void fz_nat_remove_client(fz_nat *n, uint32_t client);
  * in `proxies` and one more translation must have been made. Addresses are 4 or 16 bytes as `v6` says. */
 void fz_nat_set_translation(fz_nat *n, uint32_t client, const uint8_t *proxy, const uint8_t *real, bool v6);
 
-/* Removes a translation. False: it was not there. */
+/* Removes a translation and ends the live sessions of its proxy IP, which may stand for another name next. False: it was not there. */
 bool fz_nat_remove_translation(fz_nat *n, uint32_t client, const uint8_t *proxy, bool v6);
 
 /* Whether an address lies in the ranges of proxy IPs. */

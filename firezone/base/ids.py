@@ -19,6 +19,9 @@ ReceiverIndex = NewType("ReceiverIndex", int)
 PeerRow = NewType("PeerRow", int)
 """Row of a peer in the compiled tables."""
 
+NatClient = NewType("NatClient", int)
+"""Number of a client in the compiled NAT; unlike its row it outlives the connection."""
+
 SessionSlot = NewType("SessionSlot", int)
 """Slot of a session in the compiled session table."""
 

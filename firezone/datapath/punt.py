@@ -29,7 +29,7 @@ flood of forged handshakes hold a tick for twice as long."""
 
 _FROM_TUN = {int(Reason.NO_PEER), int(Reason.NO_PATH)}
 _DATAGRAMS = {int(Reason.STUN), int(Reason.HANDSHAKE), int(Reason.CHANNEL_DATA)}
-_REFUSED = {int(Reason.REFUSED_SOURCE), int(Reason.REFUSED_DESTINATION)}
+_REFUSED = {int(Reason.REFUSED_SOURCE), int(Reason.REFUSED_DESTINATION), int(Reason.NO_TRANSLATION)}
 
 
 def deliver_punted(

@@ -8,24 +8,46 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from firezone.base.net import Network
 from firezone.kernels.channel import ChannelTable
 from firezone.kernels.filter import FilterTable
+from firezone.kernels.nat import NatTable
 from firezone.kernels.route import RouteTable
 from firezone.kernels.session import SessionTable
-from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, RouteRemoved, RouteSet, TableUpdate
+from firezone.proto.updates import (
+    NatAttached,
+    NatCleared,
+    NatDetached,
+    NatRemoved,
+    OwnAddressesSet,
+    PeerFilterRemoved,
+    PeerFilterSet,
+    PeerRulesAdded,
+    RouteRemoved,
+    RouteSet,
+    Rule,
+    TableUpdate,
+    TranslationsRemoved,
+    TranslationsSet,
+)
+
+NatUpdate = NatAttached | NatDetached | TranslationsSet | TranslationsRemoved | NatCleared | NatRemoved | OwnAddressesSet
+FlatRule = tuple[Network, bool, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...], bool]
 
 NO_PEER_YET = -1
 """The route's peer value that punts a packet, so that somebody asks for access."""
 
 
 class Tables:
-    """Sessions, channels, routes and filters as the stages read them. A role without a use for one leaves it empty."""
+    """Sessions, channels, routes, filters and NAT as the stages read them. A role without a use for one leaves it empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, nat_seed: bytes = bytes(48)) -> None:
+        """`nat_seed`: 48 secret random bytes where packets are translated, that is at a gateway."""
         self.sessions = SessionTable()
         self.channels = ChannelTable()
         self.routes = RouteTable()
         self.filters = FilterTable()
+        self.nat = NatTable(nat_seed)
 
     def apply(self, update: TableUpdate) -> None:
         """Makes one change visible to the next batch."""
@@ -35,9 +57,36 @@ class Tables:
             case RouteRemoved(network):
                 self.routes.remove(network)
             case PeerFilterSet(peer, remote, local, rules):
-                flat = None if rules is None else [(r.network, r.permit_all, r.tcp, r.udp, r.icmp) for r in rules]
-                self.filters.set_peer(peer, remote, local, flat)
+                self.filters.set_peer(peer, remote, local, None if rules is None else _flat(rules))
+            case PeerRulesAdded(peer, rules):
+                self.filters.add_rules(peer, _flat(rules))
             case PeerFilterRemoved(peer):
                 self.filters.remove_peer(peer)
             case _:
+                self._apply_nat(update)
+
+    def _apply_nat(self, update: NatUpdate) -> None:
+        nat = self.nat
+        match update:
+            case TranslationsSet(client, translations):
+                for proxy, real in translations:
+                    nat.set_translation(client, proxy.packed, None if real is None else real.packed)
+            case TranslationsRemoved(client, proxies):
+                for proxy in proxies:
+                    nat.remove_translation(client, proxy.packed)
+            case NatAttached(peer, client):
+                nat.attach(peer, client)
+            case NatDetached(peer):
+                nat.detach(peer)
+            case NatCleared(client):
+                nat.clear(client)
+            case NatRemoved(client):
+                nat.remove_client(client)
+            case OwnAddressesSet(ipv4, ipv6):
+                nat.set_own(ipv4.packed, ipv6.packed)
+            case _:
                 assert_never(update)
+
+
+def _flat(rules: tuple[Rule, ...]) -> list[FlatRule]:
+    return [(rule.network, rule.permit_all, rule.tcp, rule.udp, rule.icmp) for rule in rules]

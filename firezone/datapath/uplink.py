@@ -1,8 +1,9 @@
 """From TUN to the network:
 
-    split ▸ parse ▸ route ▸ filter ▸ seal ▸ group (GSO runs)
+    split ▸ parse ▸ route ▸ translate ▸ filter ▸ seal ▸ group (GSO runs)
 
-One line per stage, in order. Splitting copies each segment into the outgoing slab with headroom for the WireGuard header
+One line per stage, in order. Translating needs the route, as a session is a client's, and comes before the filter, which judges the
+address the client knows. Splitting copies each segment into the outgoing slab with headroom for the WireGuard header
 and tailroom for the tag; sealing and sending happen in place, so the input slots are free as soon as the split is done.
 """
 
@@ -44,6 +45,7 @@ class Uplink:
         taken = split_batch(ring, entries, batch, self._slab)
         parse_batch(batch, False)
         tables.routes.lookup_batch(batch)
+        tables.nat.translate_to_tunnel(batch, now)
         tables.filters.admit_to_tunnel(batch)
         tables.sessions.seal_batch(batch, now)
         group_runs(batch, self.runs)

@@ -26,6 +26,8 @@ cdef extern from "fz_filter.h" nogil:
         bint has_rules
         fz_rule *rule
         fz_port_range *ranges
+        uint32_t rule_count
+        uint32_t range_count
 
     uint32_t fz_admit_from_tunnel(fz_filter **filters, uint32_t peers, fz_batch *b)
     uint32_t fz_admit_to_tunnel(fz_filter **filters, uint32_t peers, fz_batch *b)

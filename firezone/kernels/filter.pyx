@@ -3,7 +3,7 @@
 The meaning of a peer's filter is told at `firezone.proto.updates.PeerFilterSet`; a peer without one has nothing admitted.
 """
 from libc.stdint cimport uint16_t, uint32_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from firezone.kernels.batch cimport PacketBatch
@@ -48,6 +48,18 @@ cdef class FilterTable:
             raise
         _free_filter(self._filters[peer])
         self._filters[peer] = fresh
+
+    def add_rules(self, uint32_t peer, object rules) -> None:
+        """Adds rules to those of a peer's filter, replacing the ones of the same networks; without a filter nothing happens.
+
+        rules: as in `set_peer`. Each addition keeps the memory of the rules it replaces until the filter is set anew.
+
+        Raises: ValueError for a port range that is none; then none of the rules is added.
+        """
+        if peer < self._peers and self._filters[peer] != NULL and self._filters[peer].has_rules:
+            _build_rules(
+                self._filters[peer], [(row[0], row[1], merge_ranges(row[2]), merge_ranges(row[3]), row[4]) for row in rules]
+            )
 
     def remove_peer(self, uint32_t peer) -> None:
         """Forgets the filter of a peer, if it has one: its packets are dropped from now on."""
@@ -109,13 +121,17 @@ cdef int _build(fz_filter *f, object remote, object local, object rules) except 
 
 
 cdef int _build_rules(fz_filter *f, list rules) except -1:
-    cdef uint32_t place = 0, at = 0
+    """Puts rules with merged ranges behind those there are."""
+    cdef uint32_t place = f.rule_count, at = f.range_count
     cdef fz_rule *rule
-    ranges = sum(len(row[2]) + len(row[3]) for row in rules)
-    f.rule = <fz_rule *>calloc(len(rules), sizeof(fz_rule))
-    f.ranges = <fz_port_range *>malloc((ranges + 1) * sizeof(fz_port_range))
-    if f.rule == NULL or f.ranges == NULL:
+    grown = realloc(f.rule, (place + len(rules)) * sizeof(fz_rule))
+    if grown == NULL:
         raise MemoryError
+    f.rule = <fz_rule *>grown
+    grown = realloc(f.ranges, (at + sum(len(row[2]) + len(row[3]) for row in rules) + 1) * sizeof(fz_port_range))
+    if grown == NULL:
+        raise MemoryError
+    f.ranges = <fz_port_range *>grown
     for network, permit_all, tcp, udp, icmp in rules:
         rule = &f.rule[place]
         rule.permit_all = permit_all
@@ -127,6 +143,7 @@ cdef int _build_rules(fz_filter *f, list rules) except -1:
             at += 1
         lpm_set(&f.rules, network, place)
         place += 1
+        f.rule_count, f.range_count = place, at
     return 0
 
 

@@ -108,7 +108,7 @@ cdef class NatTable:
         fz_nat_set_translation(&self._t, client, proxy, to, v6)
 
     def remove_translation(self, uint32_t client, bytes proxy not None) -> None:
-        """Forgets where a proxy IP leads; live sessions stay."""
+        """Forgets where a proxy IP leads and ends its sessions: the proxy IP may stand for another name next."""
         if client < self._t.client_room and len(proxy) in (4, 16):
             fz_nat_remove_translation(&self._t, client, proxy, len(proxy) == 16)
 

@@ -17,9 +17,10 @@ import numpy as np
 from firezone.base.errors import FirezoneError
 from firezone.base.limits import READS_PER_ROUND
 from firezone.base.timing import MILLISECOND
-from firezone.datapath.downlink import Downlink
+from firezone.datapath.downlink import Downlink, needs_translation
 from firezone.datapath.punt import deliver_punted
 from firezone.datapath.uplink import Uplink
+from firezone.kernels.types import Verdict
 from firezone.loop.errors import TickErrors
 
 if TYPE_CHECKING:
@@ -218,12 +219,23 @@ class Engine:
             self.tables.apply(update)
         taken = 0
         while taken < OUTPUTS_PER_TICK and (packet := machine.poll_packet()) is not None:
-            self.tun_sink.write(packet, now)
+            self._write_packet(packet, now)
             taken += 1
         while taken < OUTPUTS_PER_TICK and (transmit := machine.poll_transmit()) is not None:
             self.udp_sink.send(transmit, now)
             taken += 1
         return taken == OUTPUTS_PER_TICK
+
+    def _write_packet(self, packet: bytes, now: Instant) -> None:
+        """Writes a packet of the machine to TUN; it has come by another way than the compiled path, but not around the NAT."""
+        if not needs_translation(packet):
+            self.tun_sink.write(packet, now)
+            return
+        batch = self._downlink.translate(packet, now)
+        if batch.verdict[0] == Verdict.FORWARD:
+            self.tun_sink.write(batch.row_bytes(0), now)
+        elif batch.count_reasons(self.reasons):
+            self._deliver_punted(batch, now)
 
     def _collect_errors(self) -> None:
         ends: list[Source | PacketSink | DatagramSink] = [self.tun_source, *self.udp_sources, self.tun_sink, self.udp_sink]

@@ -71,7 +71,7 @@ class TunnelProgram(Generic[State]):
         self._owns_process = owns_process
         self.clock = BootClock()
         self._rng = SystemRng()
-        tables = Tables()
+        tables = Tables(self._rng.bytes(48))
         self.state: State = state_class(  # type: ignore[call-arg]
             store=tables.sessions, channels=tables.channels, rng=self._rng, now=self.clock.now(), utc=self.clock.utc()
         )

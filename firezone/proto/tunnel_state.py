@@ -5,6 +5,7 @@ A subclass says what a connection is worth (routes, filters) and reacts to what 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from firezone.proto.snownet.events import (
 )
 from firezone.proto.snownet.node import Node
 from firezone.proto.snownet.relays import Relay
-from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, RouteRemoved, RouteSet, TableUpdate
+from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, PeerRulesAdded, RouteRemoved, RouteSet, TableUpdate
 from firezone.wire.control import ControlEvent, decode_control
 from firezone.wire.portal import shared
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from firezone.proto.noise.sessions import SessionStore
     from firezone.proto.snownet.events import NodeEvent
     from firezone.proto.turn.channels import ChannelGate
+    from firezone.proto.updates import Rule
 
 
 MAX_PACKETS = 1024
@@ -279,6 +281,16 @@ class TunnelState:
             self._rows[cid], self._filters[cid] = wanted.peer, wanted
         else:
             self._filters.pop(cid, None)
+
+    def _add_rules(self, cid: ConnectionId, rules: tuple[Rule, ...]) -> None:
+        """Adds rules to the filter of a connection without building it anew; what the connection may is the rest of it."""
+        known = self._filters.get(cid)
+        if known is None or known.rules is None or not rules:
+            return
+        added = {rule.network for rule in rules}
+        kept = tuple(rule for rule in known.rules if rule.network not in added)
+        self._filters[cid] = dataclasses.replace(known, rules=kept + rules)
+        self._updates.append(PeerRulesAdded(known.peer, rules))
 
     def _set_routes(self, wanted: dict[Network, PeerRow | None]) -> None:
         """Brings the route table in line with `wanted`, changing only what differs."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from firezone.base.ids import PeerRow
-from firezone.base.net import Network
+from firezone.base.ids import NatClient, PeerRow
+from firezone.base.net import Address, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +65,78 @@ class PeerFilterRemoved:
     peer: PeerRow
 
 
-TableUpdate = RouteSet | RouteRemoved | PeerFilterSet | PeerFilterRemoved
+@dataclass(frozen=True, slots=True)
+class PeerRulesAdded:
+    """Adds rules to the filter of a peer that has one with rules; a rule replaces one of the same network."""
+
+    peer: PeerRow
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NatAttached:
+    """Packets of `peer` are translated as those of `client` from now on, a number that outlives the row."""
+
+    peer: PeerRow
+    client: NatClient
+
+
+@dataclass(frozen=True, slots=True)
+class NatDetached:
+    """Packets of `peer` are no client's any more; the client keeps its sessions."""
+
+    peer: PeerRow
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationsSet:
+    """New flows of `client` to a proxy IP go to the address beside it; None: nowhere, which punts them with NO_TRANSLATION."""
+
+    client: NatClient
+    translations: tuple[tuple[Address, Address | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationsRemoved:
+    """These proxy IPs lead nowhere any more, and what goes on over them ends."""
+
+    client: NatClient
+    proxies: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NatCleared:
+    """All translations and sessions of `client` are forgotten."""
+
+    client: NatClient
+
+
+@dataclass(frozen=True, slots=True)
+class NatRemoved:
+    """The client is gone; its number may be given to another."""
+
+    client: NatClient
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddressesSet:
+    """Our tunnel addresses: what comes from them is not a resource's."""
+
+    ipv4: Address
+    ipv6: Address
+
+
+TableUpdate = (
+    RouteSet
+    | RouteRemoved
+    | PeerFilterSet
+    | PeerFilterRemoved
+    | PeerRulesAdded
+    | NatAttached
+    | NatDetached
+    | TranslationsSet
+    | TranslationsRemoved
+    | NatCleared
+    | NatRemoved
+    | OwnAddressesSet
+)

@@ -90,7 +90,7 @@ class Member:
     def boot(self) -> None:
         """Starts the program, anew after `crash`."""
         self.life += 1
-        self.tables = Tables()
+        self.tables = Tables(bytes(range(48)))
         self.tun = MemoryTun()
         self.tun.coalesce = False  # One packet in is one packet out; joining has tests of its own.
         clock = self.world.clock

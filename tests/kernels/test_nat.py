@@ -208,7 +208,7 @@ def play(bench: Bench, model: twin.Nat, kind: str, what: Any) -> None:
         model.translations[client, packed(proxy)] = None if rest is None else packed(rest)
     elif kind == "forget":
         bench.table.remove_translation(client, packed(proxy))
-        model.translations.pop((client, packed(proxy)), None)
+        model.forget(client, packed(proxy))
     elif kind == "clear":
         bench.table.clear(client)
         model.clear(client)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from firezone.base.timing import SECOND
-from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules, is_no_internet
+from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules, is_no_internet, merge_filters
+from firezone.proto.gateway.names import Names
+from firezone.wire.domain_pattern import matches
 from firezone.wire.portal import gateway as wire
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from firezone.base.ids import ClientId, ResourceId
     from firezone.base.net import Address, Network
     from firezone.base.timing import UnixTime
+    from firezone.proto.gateway.names import Name
     from firezone.proto.updates import Rule
     from firezone.wire.ip import IpHeader
 
@@ -42,6 +45,8 @@ class ClientOnGateway:
     ipv4: ipaddress.IPv4Address
     ipv6: ipaddress.IPv6Address
     authorizations: dict[ResourceId, Authorization] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+    """What it reaches by name. It stays when the resource goes: with the resource the names come back."""
     networks: tuple[Network, Network] = field(init=False)
     """The client's own addresses as host networks."""
 
@@ -53,8 +58,16 @@ class ClientOnGateway:
         known = self.authorizations.get(resource.id)
         if known is not None and type(known.resource) is not type(resource):
             return False
+        match known, resource:
+            case Authorization(wire.DnsResource(address=former)), wire.DnsResource(address=address) if former != address:
+                self.names.drop_resource(resource.id)
         self.authorizations[resource.id] = Authorization(resource, expires_at)
         return True
+
+    def allows_name(self, resource: ResourceId, domain: str) -> bool:
+        """Whether a resource is granted that stands for names, and for this one among them."""
+        grant = self.authorizations.get(resource)
+        return grant is not None and isinstance(grant.resource, wire.DnsResource) and matches(grant.resource.address, domain)
 
     def update(self, resource: wire.Resource) -> bool:
         """Takes new filters of a resource and nothing else: another address is another grant. False: it is not granted."""
@@ -92,7 +105,12 @@ class ClientOnGateway:
         return gone
 
     def finds_unreachable(self, header: IpHeader) -> bool:
-        """Whether a refused packet is for what the Internet resource leaves out: asking for access again would not help."""
+        """Whether a refused packet is for what the Internet resource leaves out: asking for access again would not help.
+
+        Proxy IPs lie in such a range as well; those that stand for a name go by that name's resource.
+        """
+        if header.destination in self.names:
+            return False
         has_internet = any(isinstance(grant.resource, wire.InternetResource) for grant in self.authorizations.values())
         return has_internet and header.source in (self.ipv4, self.ipv6) and is_no_internet(header.destination)
 
@@ -105,7 +123,18 @@ class ClientOnGateway:
                     grants.append(Grant(resource.address, resource.filters))
                 case wire.InternetResource():
                     grants.extend(Grant(network, (), is_internet=True) for network in INTERNET)
-        return build_rules(grants, own)
+        return build_rules(grants, own) + tuple(rule for _, name in self.names for rule in self.rules_of(name))
+
+    def rules_of(self, name: Name) -> tuple[Rule, ...]:
+        """Returns the rules for the proxy IPs of a name: the union of its resources that are granted, and of nothing else.
+
+        A network that happens to cover proxy IPs or what the name stands for has no say in them.
+        """
+        granted = (self.authorizations.get(resource) for resource in name.resources)
+        filters = [grant.resource.filters for grant in granted if grant and isinstance(grant.resource, wire.DnsResource)]
+        if not filters:
+            return ()
+        return tuple(merge_filters(network, filters) for network in name.proxies.values())
 
 
 def unix_time(seconds: int | None) -> UnixTime | None:

@@ -52,7 +52,9 @@ def build_rules(grants: Iterable[Grant], own: Iterable[Address]) -> tuple[Rule, 
     networks = dict.fromkeys(grant.network for grant in grants)
     if any(grant.is_internet for grant in grants):
         networks |= dict.fromkeys(NOT_INTERNET)
-    rules = {network: _merge(network, [grant for grant in grants if _applies(grant, network)]) for network in networks}
+    rules = {
+        network: merge_filters(network, [grant.filters for grant in grants if _applies(grant, network)]) for network in networks
+    }
     for closed in CLOSED:
         rules = {network: rule for network, rule in rules.items() if not covers(closed, network)}
         rules[closed] = Rule(closed)
@@ -94,10 +96,11 @@ def _applies(grant: Grant, network: Network) -> bool:
     return covers(grant.network, network)
 
 
-def _merge(network: Network, grants: list[Grant]) -> Rule:
-    if any(not grant.filters for grant in grants):
+def merge_filters(network: Network, lists: list[tuple[Filter, ...]]) -> Rule:
+    """Returns the rule that permits what any of the lists permits; an empty one permits everything."""
+    if any(not filters for filters in lists):
         return Rule(network, permit_all=True)
-    filters = [item for grant in grants for item in grant.filters]
+    filters = [item for items in lists for item in items]
     return Rule(
         network,
         tcp=_ranges(filters, "tcp"),

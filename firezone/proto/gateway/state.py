@@ -4,6 +4,8 @@ The portal authorises a client for a resource; the client's connection gets a fi
 the filter refuses come back here and are answered with ICMP. Authorisations outlive connections and portal outages; they end
 by the portal's word, by their expiry, or by the client's goodbye.
 
+Names are resolved by whoever drives this machine: it asks by `ResolveName` and is answered by `handle_resolved`.
+
 Source: Firezone `rust/connlib/tunnel/src/gateway.rs`, with the rules of its newest version for re-sync and renewal.
 """
 
@@ -12,20 +14,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from firezone.base.errors import NoRelays, UnknownConnection, WireError
+from firezone.base.errors import NoRelays, StateError, UnknownConnection, WireError
 from firezone.base.ids import ClientId, ConnectionId
 from firezone.base.timing import SECOND, earliest
 from firezone.kernels.types import Reason
 from firezone.proto.gateway.client_on_gateway import ClientOnGateway, unix_time
 from firezone.proto.gateway.filter_set import permits_outbound
+from firezone.proto.gateway.names import read_proxies
+from firezone.proto.gateway.nat_clients import NatClients
+from firezone.proto.gateway.resolutions import Resolutions, Waiting
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import ReconnectPortal, TunnelState, credentials
-from firezone.proto.updates import PeerFilterSet
+from firezone.proto.updates import NatCleared, OwnAddressesSet, PeerFilterSet, TranslationsRemoved, TranslationsSet
+from firezone.wire.control import ControlEvent, decode_assigned_ips, decode_control, encode_domain_status
 from firezone.wire.ip import decode_ip, prohibited, unreachable
 from firezone.wire.portal import gateway as wire
-from firezone.wire.portal.shared import RelaysPresence
+from firezone.wire.portal.shared import RelaysPresence, is_domain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from firezone.base.ids import PeerRow, ResourceId
     from firezone.base.net import Address, Network
     from firezone.base.rng import Rng
@@ -37,6 +45,8 @@ SWEEP_INTERVAL = SECOND
 """Grain of expiry."""
 REFUSALS_PER_SECOND = 1000
 """ICMP errors per client and second. The first packets of every flow must be answered: clients ask for access anew on them."""
+_CONTROL_EVENT, _LEAST_CONTROL = 40, 48
+"""Where a control packet says what it is, and how long it is at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,13 @@ class AccessChanged:
     """granted, expired, revoked or updated."""
 
 
+@dataclass(frozen=True, slots=True)
+class ResolveName:
+    """Look up the addresses of a domain, of both families, as this host would, and tell `handle_resolved` within ten seconds."""
+
+    domain: str
+
+
 class GatewayState(TunnelState):
     """The gateway's machine."""
 
@@ -68,6 +85,8 @@ class GatewayState(TunnelState):
         self._by_address: dict[Address, ConnectionId] = {}
         self._routed: dict[ConnectionId, tuple[Network, ...]] = {}
         """Networks that the tables route to each client."""
+        self._nat = NatClients()
+        self._resolutions = Resolutions()
         self._next_sweep: Instant | None = None
         self._refusals: dict[ConnectionId, tuple[Instant, int]] = {}
 
@@ -101,7 +120,10 @@ class GatewayState(TunnelState):
     def _handle_init(self, message: wire.Init, now: Instant) -> None:
         """Re-synchronises: what is not listed is revoked, also for clients that are not listed at all."""
         self._update_relays((), message.relays, now)
-        self._own = (message.interface.ipv4, message.interface.ipv6)
+        own = message.interface.ipv4, message.interface.ipv6
+        if own != self._own:
+            self._own = own
+            self._updates.append(OwnAddressesSet(*own))
         listed: dict[ConnectionId, list[wire.Authorization]] = {cid: [] for cid in self._clients}
         for authorization in message.authorizations:
             listed.setdefault(ConnectionId(authorization.client_id), []).append(authorization)
@@ -137,6 +159,7 @@ class GatewayState(TunnelState):
         client = self._clients.get(cid)
         if client is None or (client.ipv4, client.ipv6) != (wanted.ipv4, wanted.ipv6):
             self._forget_addresses(cid, client)
+            self._updates.extend(self._nat.remove(cid))  # Its sessions were those of its former addresses.
             client = ClientOnGateway(wanted.id, wanted.ipv4, wanted.ipv6, client.authorizations if client else {})
             self._clients[cid] = client
             self._by_address |= {wanted.ipv4: cid, wanted.ipv6: cid}
@@ -164,6 +187,57 @@ class GatewayState(TunnelState):
             if client.update(resource):
                 self._sync(cid)
 
+    # names
+
+    def handle_resolved(self, domain: str, addresses: Iterable[Address], now: Instant) -> None:
+        """Takes the addresses of a name that was asked for by ResolveName; none for a name that has none or cannot be resolved."""
+        addresses = tuple(addresses)
+        for waiting in self._resolutions.take(domain):
+            client = self._clients.get(waiting.cid)
+            is_set_up = client is not None and client.allows_name(waiting.resource, domain)
+            if client is not None and is_set_up:
+                self._set_up_name(client, waiting, domain, addresses)
+            self._tell_status(waiting, is_set_up, now)
+
+    def _handle_assigned_ips(self, cid: ConnectionId, body: bytes, now: Instant) -> None:
+        client = self._clients.get(cid)
+        try:
+            told = decode_assigned_ips(body)
+        except WireError:
+            return
+        if client is None:
+            return
+        proxies, domain = read_proxies(told.proxy_ips), told.domain.lower().removesuffix(".")
+        waiting = Waiting(cid, told.resource, told.domain, proxies or ())
+        if proxies is None or not is_domain(domain) or not client.allows_name(told.resource, domain):
+            self._tell_status(waiting, False, now)
+        elif self._resolutions.add(domain, waiting, now):
+            self._events.append(ResolveName(domain))
+
+    def _set_up_name(self, client: ClientOnGateway, waiting: Waiting, domain: str, addresses: Iterable[Address]) -> None:
+        number = self._nat.number_of(waiting.cid)
+        assignment = client.names.assign(waiting.resource, domain, waiting.proxies, addresses)
+        if assignment.is_renumbered:
+            self._updates.append(NatCleared(number))
+        if assignment.forgotten:
+            self._updates.append(TranslationsRemoved(number, assignment.forgotten))
+        self._updates.append(TranslationsSet(number, assignment.translations))
+        if assignment.is_renumbered or assignment.forgotten:
+            self._sync(waiting.cid)
+        elif not assignment.is_known:
+            self._updates.extend(self._nat.place(waiting.cid, self.node.row_of(waiting.cid)))
+            name = client.names.get(domain)
+            self._add_rules(waiting.cid, client.rules_of(name) if name is not None else ())
+
+    def _tell_status(self, waiting: Waiting, is_active: bool, now: Instant) -> None:
+        """Answers an announcement; a client that has no connection any more announces again when it has one."""
+        try:
+            self.node.encapsulate(waiting.cid, encode_domain_status(waiting.resource, waiting.domain, is_active=is_active), now)
+        except StateError:
+            return
+        finally:
+            self._drain_node(now)
+
     # packets
 
     def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:
@@ -183,9 +257,9 @@ class GatewayState(TunnelState):
         """Answers a refused packet with an ICMP error, at a bounded rate per client."""
         cid = self.node.connection_of(row)
         if cid is not None:
-            self._refuse(cid, packet, now)
+            self._refuse(cid, packet, now, leads_nowhere=reason == Reason.NO_TRANSLATION)
 
-    def _refuse(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+    def _refuse(self, cid: ConnectionId, packet: bytes, now: Instant, *, leads_nowhere: bool = False) -> None:
         header = decode_ip(packet)
         if header.is_icmp_error or header.destination.is_multicast or header.source.is_multicast:
             return
@@ -196,7 +270,8 @@ class GatewayState(TunnelState):
         if count >= REFUSALS_PER_SECOND:
             return
         client = self._clients.get(cid)
-        answer = unreachable if client is not None and client.finds_unreachable(header) else prohibited
+        leads_nowhere = leads_nowhere or (client is not None and client.finds_unreachable(header))
+        answer = unreachable if leads_nowhere else prohibited
         try:
             self.node.encapsulate(cid, answer(packet), now)
         finally:
@@ -226,10 +301,14 @@ class GatewayState(TunnelState):
         if self._next_sweep is None or now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL if self._clients else None
             self._sweep(now, utc)
+        for waiting in self._resolutions.take_late(now):
+            self._tell_status(waiting, False, now)
 
     def poll_timeout(self) -> tuple[Instant, str] | None:
         sweep = (self._next_sweep, "expiry of authorisations") if self._next_sweep is not None else None
-        return earliest(self.node.poll_timeout(), sweep)
+        deadline = self._resolutions.deadline()
+        lookup = (deadline, "resolution of a name") if deadline is not None else None
+        return earliest(self.node.poll_timeout(), sweep, lookup)
 
     def _sweep(self, now: Instant, utc: UnixTime) -> None:
         for cid, client in list(self._clients.items()):
@@ -255,6 +334,8 @@ class GatewayState(TunnelState):
         super()._handle_control(cid, packet, now)
         if self.node.row_of(cid) is None:
             self._forget(cid)
+        elif len(packet) >= _LEAST_CONTROL and packet[_CONTROL_EVENT] == ControlEvent.ASSIGNED_IPS:
+            self._handle_assigned_ips(cid, decode_control(packet).body, now)
 
     # tables
 
@@ -269,6 +350,7 @@ class GatewayState(TunnelState):
 
     def _forget(self, cid: ConnectionId) -> None:
         self._forget_addresses(cid, self._clients.pop(cid, None))
+        self._updates.extend(self._nat.remove(cid))
         self._refusals.pop(cid, None)
         self._sync(cid)
 
@@ -287,6 +369,7 @@ class GatewayState(TunnelState):
             self._set_filter(cid, None)
         else:
             self._set_filter(cid, PeerFilterSet(row, remote=client.networks, rules=client.rules(self._own)))
+        self._updates.extend(self._nat.place(cid, row))
         self._sync_routes(cid, client, row)
 
     def _sync_routes(self, cid: ConnectionId, client: ClientOnGateway | None, row: PeerRow | None) -> None:

@@ -57,6 +57,14 @@ class Nat:
         self.inside = {key: session for key, session in self.inside.items() if key[0] != client}
         self.outside = {key: session for key, session in self.outside.items() if key[0] != client}
 
+    def forget(self, client: int, proxy: bytes) -> None:
+        if self.translations.pop((client, proxy), self) is self:
+            return
+        for key, session in list(self.inside.items()):
+            if (key[0], key[3]) == (client, proxy):
+                session.deadline = 0
+                del self.inside[key]
+
     def from_tunnel(self, client: int, parsed: ip.Parsed, now: int) -> bytes | Reason:
         _, destination = _addresses(parsed.packet)
         if not any(ipaddress.ip_address(destination) in network for network in PROXIES):
