@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firezone.base.secret import SecretText
-from firezone.lab.programs import Program
+from firezone.lab.programs import Program, python
 from firezone.proto.relay.auth import Username
 from perf.relay.lanes import PUBLIC_ADDRESS, RELAY_ADDRESS, Lanes
 
@@ -66,8 +65,11 @@ class Ours(Contender):
     """The relay of this project."""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "perf.relay.our_relay", str(self.port), PUBLIC_ADDRESS, SECRET]
-        self._start("our-relay", command, "listening")
+        command = python(
+            "firezone.relay", f"--public-ip4-addr={PUBLIC_ADDRESS}", f"--listen-port={self.port}", "--lowest-port=49152",
+            "--highest-port=57343", f"--secret={SECRET}", "--health-check-addr=127.0.0.1:8080",
+        )  # fmt: skip
+        self._start("our-relay", command, "relay is up")
 
     def credentials(self, number: int) -> tuple[str, str]:
         user = Username.from_text(f"{int(time.time()) + 86_400}:{number}")
