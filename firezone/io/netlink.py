@@ -243,12 +243,12 @@ class Netlink:
         """Asks as a socket with our mark would be routed, past the tunnel."""
         try:
             (route,) = self._ip.route("get", family=family, dst=destination, mark=FIREZONE_MARK)
+            device, source = route.get_attr("RTA_OIF"), route.get_attr("RTA_PREFSRC")
+            if device is None or source is None:
+                return None
+            (link,) = self._ip.get_links(device)
         except (NetlinkError, ValueError):
-            return None
-        device, source = route.get_attr("RTA_OIF"), route.get_attr("RTA_PREFSRC")
-        if device is None or source is None:
-            return None
-        (link,) = self._ip.get_links(device)
+            return None  # No route, no such family, or a device that has just gone.
         if link.get_attr("IFLA_OPERSTATE") not in ("UP", "UNKNOWN"):
             return None
         if family == socket.AF_INET6:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
 import sys
 import time
@@ -101,6 +102,14 @@ def kill_relay(cell: Cell) -> float:
     return since
 
 
+def stop_relay(cell: Cell) -> float:
+    """Stops the relay of the path without ending it: its host answers, the portal takes it as there, nothing is relayed."""
+    program: Program = getattr(cell.stack, _relay_in_use(cell))
+    since = time.monotonic()
+    program.process.send_signal(signal.SIGSTOP)
+    return since
+
+
 def restart_relay(cell: Cell) -> float:
     """Kills the only relay and starts it again at once: its secret is drawn anew, and its allocations are gone."""
     return _kill_and_restart(cell, "relay", 0.0)
@@ -113,12 +122,13 @@ INJECTIONS: dict[str, Callable[[Cell], float]] = {
     "relay-appears": add_relay,
     "relay-of-peer": restart_other_relay,
     "relay-killed": kill_relay,
+    "relay-silent": stop_relay,
     "relay-restart": restart_relay,
     "gateway-restart": restart_gateway,
     "total-loss": lose_everything,
 }
 
-TWO_RELAYS = {"relay-of-peer", "relay-killed"}
+TWO_RELAYS = {"relay-of-peer", "relay-killed", "relay-silent"}
 """Where both relays are there from the beginning."""
 
 

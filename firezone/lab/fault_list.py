@@ -48,6 +48,7 @@ FAULTS = {
         Fault("nat-rebinding", "NAT gives other ports", 3.0),
         Fault("address-change", "client changes address", 3.0),
         Fault("relay-killed", "relay in use killed, another known", 20.0, is_relayed=True),
+        Fault("relay-silent", "relay in use falls silent, another known", 20.0, is_relayed=True),
         Fault("relay-restart", "relay in use restarts with another secret", 20.0, is_relayed=True),
         Fault("gateway-restart", "gateway killed, restarted after 1 s", 25.0, may_break=True),
         Fault("total-loss", "30 s of total loss", 3.0, is_after=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import select
 import signal
@@ -86,15 +87,23 @@ class Watch:
 
     def __init__(self) -> None:
         self.last: float | None = None
-        self._reported = time.monotonic()
+        self._reported = self._looked = time.monotonic()
+        self._stalled = 0.0
+        """Seconds since the last arrival in which this process did not get to run: no fault of the tunnel."""
         self.is_stopping = False
         signal.signal(signal.SIGTERM, self._stop)
 
+    def look(self, longest_wait: float) -> None:
+        """Takes note of one pass of the loop, which waits no longer than this of its own will."""
+        now = time.monotonic()
+        self._stalled += max(0.0, now - self._looked - longest_wait)
+        self._looked = now
+
     def arrived(self) -> None:
         now = time.monotonic()
-        if self.last is not None and now - self.last > GAP_S:
-            _write(gap=[self.last, now])
-        self.last = now
+        if self.last is not None and now - self.last - self._stalled > GAP_S:
+            _write(gap=[self.last + self._stalled, now])
+        self.last, self._stalled = now, 0.0
 
     def report(self) -> None:
         now = time.monotonic()
@@ -122,19 +131,21 @@ def echo(host: str) -> None:
                 sent += 1
             except OSError:
                 pass  # No route for a moment; that is part of what is measured.
-        if select.select([udp], [], [], max(0.0, due - time.monotonic()))[0]:
-            received += _receive(udp)
+        ready = select.select([udp], [], [], max(0.0, due - time.monotonic()))[0]
+        watch.look(INTERVAL_S)
+        if ready and _receive(udp):
+            received += 1
             watch.arrived()
         watch.report()
     _write(end=time.monotonic(), last=watch.last, sent=sent, received=received)
 
 
-def _receive(udp: socket.socket) -> int:
+def _receive(udp: socket.socket) -> bool:
     try:
         udp.recv(2048)
     except OSError:
-        return 0  # ICMP errors come here as well.
-    return 1
+        return False  # ICMP errors come here as well.
+    return True
 
 
 def download(host: str) -> None:
@@ -145,9 +156,12 @@ def download(host: str) -> None:
     while not watch.is_stopping:
         try:
             with socket.create_connection((host, FILE_PORT), timeout=_CONNECT_TIMEOUT_S) as connection:
+                watch.look(math.inf)
                 connection.sendall(size.to_bytes(8, "big"))
                 while not watch.is_stopping:
-                    if not select.select([connection], [], [], 0.1)[0]:
+                    ready = select.select([connection], [], [], GAP_S)[0]
+                    watch.look(GAP_S)
+                    if not ready:
                         watch.report()
                         continue
                     if not (data := connection.recv(1 << 16)):
@@ -160,6 +174,7 @@ def download(host: str) -> None:
             breaks += size > 0
             watch.report()
             time.sleep(0.1)
+            watch.look(math.inf)
     _write(end=time.monotonic(), last=watch.last, size=size, breaks=breaks, is_intact=digest.hexdigest() == digest_of(size))
 
 

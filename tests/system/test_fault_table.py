@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-QUICK = ["portal-restart", "nat-rebinding", "address-change"]
+QUICK = ["portal-restart", "nat-rebinding", "address-change", "relay-killed"]
 
 
 def test_quick_faults_are_noticed_no_longer_than_they_may_be(tmp_path: Path) -> None:
@@ -28,6 +28,8 @@ def test_quick_faults_are_noticed_no_longer_than_they_may_be(tmp_path: Path) -> 
     # A fault that made no gap at all would not have happened.
     assert outcomes["nat-rebinding"]["lost"] > 0
     assert outcomes["address-change"]["lost"] > 0
+    assert outcomes["relay-killed"]["lost"] > 0
+    assert outcomes["relay-killed"]["path_before"] != outcomes["relay-killed"]["path_after"]
 
 
 def test_fault_that_does_not_exist_is_refused_with_those_there_are() -> None:

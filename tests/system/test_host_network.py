@@ -225,3 +225,41 @@ async def main():
 asyncio.run(main())
 """)
     assert found["looks"] == 0
+
+
+def test_the_way_out_is_the_kernels_own_choice_past_the_tunnel() -> None:
+    found = run("""
+async def main():
+    device, netlink = TunDevice.open(), Netlink("tun-firezone")
+    await netlink.start()
+    await netlink.set_addresses(["100.64.0.1"])
+    await netlink.set_routes([ipaddress.ip_network("0.0.0.0/0")])  # The Internet resource must not be taken for a way out.
+
+    async def look(portal=None):
+        view = await netlink.view(portal)
+        way = view.ipv4
+        return [list(view.addresses), None if way is None else [way.gateway, way.source], view.ipv6 is None]
+
+    found["closed"] = await look()
+    found["portal"] = await look("192.0.2.1")
+    sh("ip", "route", "add", "default", "via", "192.0.2.1")
+    found["open"] = await look()
+    sh("ip", "route", "add", "default", "via", "192.0.2.2", "metric", "50")
+    found["worse"] = await look()
+    sh("ip", "route", "del", "default", "via", "192.0.2.1")
+    sh("ip", "-6", "addr", "add", "2001:db8:7::7/64", "dev", "lan", "nodad")
+    sh("ip", "-6", "route", "add", "default", "via", "2001:db8:7::1")
+    view = await netlink.view()
+    found["ipv6"] = [view.ipv4.gateway, view.ipv6.source]
+    sh("ip", "link", "set", "other", "down")
+    await asyncio.sleep(0.2)
+    found["unplugged"] = await look()
+    await netlink.stop()
+asyncio.run(main())
+""")
+    assert found["closed"] == [["192.0.2.7"], None, True]
+    assert found["portal"] == [["192.0.2.7"], [None, "192.0.2.7"], True]
+    assert found["open"] == [["192.0.2.7"], ["192.0.2.1", "192.0.2.7"], True]
+    assert found["worse"] == found["open"]
+    assert found["ipv6"] == ["192.0.2.2", "2001:db8:7::/64"]
+    assert found["unplugged"] == [["192.0.2.7", "2001:db8:7::7"], None, True]

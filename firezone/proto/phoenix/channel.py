@@ -141,6 +141,8 @@ class PhoenixChannel:
         self._next_ref = 0
         self._deadline: Instant | None = None
         """Of the present state: end of the pause, of connecting, of joining."""
+        self._is_pause_asked_for = False
+        """The portal named the present pause, by Retry-After: nobody comes earlier."""
         self._joined_at: Instant | None = None
         self._lost_at: Instant | None = None
         """When we were joined last, while we are not."""
@@ -175,6 +177,8 @@ class PhoenixChannel:
         `is_wanted`: only because somebody waits; that counts in the first minute of an outage and leaves the series as it is.
         """
         if is_wanted and (self._lost_at is None or now - self._lost_at > PATIENCE):
+            return
+        if self._state is State.WAITING and self._is_pause_asked_for:
             return
         if self._state is State.WAITING or (self._state is State.CONNECTING and now - self._opened_at >= HURRY_AFTER):
             self._drop()
@@ -372,6 +376,7 @@ class PhoenixChannel:
             return
         self._drop()
         self._state = State.WAITING
+        self._is_pause_asked_for = pause is not None
         self._deadline = now + delay
         self._events.append(Hiccup(why, delay))
 

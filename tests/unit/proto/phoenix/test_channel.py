@@ -426,3 +426,17 @@ def test_who_waits_for_the_portal_makes_it_try_at_once_in_the_first_minute() -> 
             bench.lose()
     assert PATIENCE == 60 * SECOND
     assert tries == 30
+
+
+def test_nobody_comes_earlier_than_the_portal_asks() -> None:
+    bench = Bench()
+    bench.joined()
+    bench.lose()
+    bench.advance(0)
+    answer = UpgradeRejected(503, retry_after="3")
+    bench.channel.handle_rejected(bench.attempt, answer, bench.now, 0)
+    bench.events()
+    bench.channel.hurry(bench.now, is_wanted=True)
+    bench.channel.hurry(bench.now)
+    assert bench.events() == []
+    assert [type(event) for event in bench.advance(3)] == [Connect]
