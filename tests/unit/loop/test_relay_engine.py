@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from firezone.base.errors import ConfigError
 from firezone.base.net import Endpoint
 from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
+from firezone.io.relay_batch import BUSY, IDLE
 from firezone.io.relay_sockets import RelaySockets
 from firezone.io.udp_socket import _Waiting
 from firezone.kernels.relay import RelayTable
@@ -269,6 +271,62 @@ def test_a_full_socket_holds_up_nobody_else(relay: LiveRelay, monkeypatch: pytes
         relay.run()
         assert received(peer) == [b"stuck", b"\x00", b"\x01", b"\x02"]
         assert not relay.engine.is_held
+
+
+def test_a_refused_datagram_stops_none_of_its_batch(relay: LiveRelay) -> None:
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as first, contextlib.closing(udp(V4)) as last:
+        peers = [Endpoint.from_text(V4, first.getsockname()[1]), Endpoint.from_text("255.255.255.255", 9)]
+        peers.append(Endpoint.from_text(V4, last.getsockname()[1]))
+        for number, peer in enumerate(peers):
+            assert code_of(client.bind(0x4000 + number, peer)) == 0
+        for round_ in range(3):
+            for number in range(3):
+                client.sock.sendto(bytes([0x40, number, 0, 1, round_]), relay.address(V4))
+        relay.run()
+        assert received(first) == received(last) == [b"\0", b"\1", b"\2"]
+    assert relay.sockets.counters()["refused"] == 3
+    assert relay.sockets.counters()["sent"] >= 6
+
+
+def test_a_train_is_not_taken_apart(relay: LiveRelay) -> None:
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        client.bind(0x4000, Endpoint.from_text(V4, peer.getsockname()[1]))
+        before = relay.sockets.counters()["send_calls"]
+        for number in range(40):
+            client.sock.sendto(b"\x40\x00\x00\x02" + bytes([number, 0]), relay.address(V4))
+        relay.run()
+        assert received(peer) == [bytes([number, 0]) for number in range(40)]
+    assert relay.sockets.counters()["send_calls"] == before + 1
+
+
+def test_what_comes_while_a_relay_lingers_is_relayed_in_the_same_tick(relay: LiveRelay) -> None:
+    engine = RelayEngine(server=relay.server, table=relay.table, sockets=relay.sockets, clock=relay.clock, linger_ms=500)
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        client.bind(0x4000, Endpoint.from_text(V4, peer.getsockname()[1]))
+        later = threading.Timer(0.05, lambda: client.sock.sendto(b"\x40\x00\x00\x01L", relay.address(V4)))
+        later.start()
+        engine.tick()
+        later.join()
+        assert received(peer) == [b"L"]
+
+
+def test_data_without_end_gives_way_after_its_time(relay: LiveRelay) -> None:
+    client = relay.client()
+    client.relayed()
+    with contextlib.closing(udp(V4)) as peer:
+        client.bind(0x4000, Endpoint.from_text(V4, peer.getsockname()[1]))
+        for _ in range(2):
+            client.sock.sendto(b"\x40\x00\x00\x01D", relay.address(V4))
+        pump = relay.engine._pump
+        assert (pump.run(1, 0, 0, True), received(peer)) == (BUSY, [b"D"])
+        assert (pump.run(1, 0, 0, True), received(peer)) == (BUSY, [b"D"])
+        assert (pump.run(1, 0, 0, True), received(peer)) == (IDLE, [])
 
 
 def test_the_listen_port_taken_says_what_to_do() -> None:
