@@ -170,7 +170,11 @@ class PortalServer:
             self._logins[websocket] = self._service.check_login(upgrade, self._wall_clock())
         except LoginRejected as error:
             _log.info("login refused", path=upgrade.path, remote_ip=upgrade.remote_ip, status=error.status, why=error.message)
-            response = websocket.respond(HTTPStatus(error.status), error.message)
+            response = websocket.respond(HTTPStatus(error.status), "")
+            response.body = error.body
+            for name, value in (("Content-Type", error.content_type), ("Content-Length", str(len(error.body)))):
+                del response.headers[name]
+                response.headers[name] = value
             if error.retry_after_s is not None:
                 response.headers["Retry-After"] = str(error.retry_after_s)
             return response

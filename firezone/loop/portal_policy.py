@@ -8,7 +8,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from firezone.base.errors import ConfigError
-from firezone.proto.portal.config import PolicyError, find_line, read_policy
+from firezone.proto.portal.config import find_line, read_policy
+from firezone.proto.portal.config_values import PolicyError
 from firezone.proto.portal.model import PolicyBook
 
 

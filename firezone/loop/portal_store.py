@@ -17,7 +17,7 @@ from firezone.base.secret import SecretBytes
 from firezone.proto.portal.model import Device, Grant, Role
 from firezone.wire.portal.shared import PublicKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE device (
     id TEXT PRIMARY KEY, role TEXT NOT NULL, owner_id TEXT NOT NULL, external_id TEXT NOT NULL, name TEXT NOT NULL,
@@ -31,6 +31,9 @@ CREATE TABLE flow (
     PRIMARY KEY (client_id, resource_id, gateway_id)
 ) STRICT;
 """
+"""As the first version had it; a new file goes the same way as an old one."""
+MIGRATIONS = {1: "ALTER TABLE device ADD COLUMN is_disabled INTEGER NOT NULL DEFAULT 0;"}
+"""How a file of one version becomes one of the next."""
 
 
 class SqliteStore:
@@ -55,7 +58,7 @@ class SqliteStore:
         devices = [
             Device(
                 row[0], Role(row[1]), row[2], row[3], row[4], PublicKey(row[5]), SecretBytes(row[6]), IPv4Address(row[7]),
-                IPv6Address(row[8]), row[9], row[10], row[11],
+                IPv6Address(row[8]), row[9], row[10], row[11], bool(row[12]),
             )
             for row in self._db.execute("SELECT * FROM device")
         ]  # fmt: skip
@@ -68,8 +71,9 @@ class SqliteStore:
         values = (
             device.id, device.role.value, device.owner_id, device.external_id, device.name, bytes(device.public_key),
             device.psk_base.reveal(), str(device.ipv4), str(device.ipv6), device.version, device.remote_ip, device.last_seen,
+            int(device.is_disabled),
         )  # fmt: skip
-        self._write("INSERT OR REPLACE INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._write("INSERT OR REPLACE INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def remove_device(self, device_id: str) -> None:
         self._write("DELETE FROM device WHERE id = ?", (device_id,))
@@ -97,6 +101,10 @@ class SqliteStore:
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = 1; COMMIT;")
+            version = 1
+        while version in MIGRATIONS:
+            self._db.executescript(f"BEGIN; {MIGRATIONS[version]} PRAGMA user_version = {version + 1}; COMMIT;")
+            version += 1
+        if version != SCHEMA_VERSION:
             raise ConfigError(f"The state file {self._path} was written by another version of the portal ({version}).")

@@ -6,6 +6,7 @@ Source: portal protocol sections 9.8, 9.12. Where nobody else sees it the newest
 from __future__ import annotations
 
 import base64
+import dataclasses
 from dataclasses import dataclass
 
 from firezone.base.ids import ResourceId
@@ -13,9 +14,12 @@ from firezone.base.rng import Rng
 from firezone.base.timing import SECOND, Instant
 from firezone.proto.portal.model import Grant, Store
 from firezone.wire.portal.client import FlowCreated
+from firezone.wire.portal.gateway import AuthorizeFlow
 
 ANSWER_TIMEOUT = 15 * SECOND
 """A gateway that has not answered by then is told of as offline; the client would ask again every 2 s in the meantime."""
+RETRY_AFTER = SECOND
+"""A gateway without relays gets them at once, and counts one when it has answered, which takes a round trip."""
 MAX_PENDING = 256
 """Flows of one client waiting at once; the oldest is forgotten for a new one."""
 
@@ -27,9 +31,17 @@ class Pending:
     client_connection: int
     gateway_connection: int
     resource_id: ResourceId
+    order: AuthorizeFlow
+    """What the gateway was told, in its words."""
     answer: FlowCreated
-    """Made when it was asked for: keys may change later, and then it must not be sent."""
+    """In the words of the client. Made when it was asked for: keys may change later, and then it must not be sent."""
     until: Instant
+    retry_at: Instant | None = None
+    """When the gateway is to be told again."""
+
+    @property
+    def deadlines(self) -> tuple[Instant, ...]:
+        return (self.until,) if self.retry_at is None else (self.until, self.retry_at)
 
 
 class Grants:
@@ -62,14 +74,15 @@ class PendingFlows:
         self._rng = rng
         self._pending: dict[str, Pending] = {}
 
-    def add(self, pending: Pending) -> str:
-        """Returns the reference: unguessable, so that no gateway can answer for another."""
+    def make_ref(self) -> str:
+        """Returns a reference: unguessable, so that no gateway can answer for another."""
+        return base64.urlsafe_b64encode(self._rng.bytes(24)).decode()
+
+    def add(self, ref: str, pending: Pending) -> None:
         of_client = [ref for ref, other in self._pending.items() if other.client_connection == pending.client_connection]
         if len(of_client) >= MAX_PENDING:
             del self._pending[of_client[0]]
-        ref = base64.urlsafe_b64encode(self._rng.bytes(24)).decode()
         self._pending[ref] = pending
-        return ref
 
     def take(self, ref: str, gateway_connection: int) -> Pending | None:
         """Returns and forgets what `ref` stands for, if it was asked over this connection."""
@@ -89,5 +102,18 @@ class PendingFlows:
         due = [ref for ref, pending in self._pending.items() if now >= pending.until]
         return [self._pending.pop(ref) for ref in due]
 
+    def retry(self, gateway_connection: int, at: Instant) -> None:
+        """Lets a gateway be told again of all it has not answered."""
+        for ref, pending in self._pending.items():
+            if pending.gateway_connection == gateway_connection:
+                self._pending[ref] = dataclasses.replace(pending, retry_at=at)
+
+    def take_retries(self, now: Instant) -> list[Pending]:
+        """Returns what gateways are to be told again now. They stay pending."""
+        due = {ref: pending for ref, pending in self._pending.items() if pending.retry_at is not None and now >= pending.retry_at}
+        for ref, pending in due.items():
+            self._pending[ref] = dataclasses.replace(pending, retry_at=None)
+        return list(due.values())
+
     def next_deadline(self) -> Instant | None:
-        return min((pending.until for pending in self._pending.values()), default=None)
+        return min((at for pending in self._pending.values() for at in pending.deadlines), default=None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import time, tzinfo
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Protocol
+from typing import Literal, Protocol
 
 from firezone.base.ids import RelayId, ResourceId, SiteId
 from firezone.base.net import Endpoint, Network
@@ -29,6 +29,9 @@ Location = tuple[float, float]
 """Latitude and longitude in degrees."""
 
 
+Kind = Literal["cidr", "dns", "internet"]
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The one account of this portal."""
@@ -38,6 +41,12 @@ class Account:
     search_domain: str | None
     upstream_dns: tuple[str, ...]
     """Socket addresses, port included."""
+    upstream_doh: tuple[str, ...] = ()
+    """URLs of servers over HTTPS, for devices of the newest protocol."""
+
+    @property
+    def id(self) -> str:
+        return stable_id("account", self.slug)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +85,28 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A network or one address behind the gateways of some sites."""
+    """What the gateways of some sites lead to: a network or address, a name or pattern of names, or the Internet."""
 
     id: ResourceId
     name: str
-    address: Network
+    address: Network | str | None
+    """A network, a pattern of names, None for the Internet."""
     description: str | None
     filters: tuple[Filter, ...]
     site_ids: tuple[SiteId, ...]
+    ip_stack: str = "dual"
+    """Of names: dual, ipv4_only or ipv6_only."""
+
+    @property
+    def kind(self) -> Kind:
+        if self.address is None:
+            return "internet"
+        return "dns" if isinstance(self.address, str) else "cidr"
+
+    @property
+    def target(self) -> str:
+        """What it leads to as text: two resources with different ones are different, whatever their ids."""
+        return {"cidr": str(self.address), "dns": f"dns {self.address} {self.ip_stack}", "internet": "internet"}[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +125,7 @@ class Policy:
     """Lets the members of a group reach a resource while all its conditions hold."""
 
     id: str
+    group: str
     user_ids: frozenset[str]
     """Members of the group, resolved."""
     resource_id: ResourceId
@@ -110,6 +134,11 @@ class Policy:
     remote_ip: tuple[Network, ...] | None
     remote_ip_not: tuple[Network, ...]
     hours: tuple[Hours, ...] | None
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """Whom it lets reach what, when: all but who the members happen to be."""
+        return self.group, self.resource_id, self.expires_at, self.remote_ip, self.remote_ip_not, self.hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +176,24 @@ class PolicyBook:
     resources: dict[ResourceId, Resource]
     policies: tuple[Policy, ...]
     relays: tuple[StaticRelay, ...] = ()
+    _tokens_by_id: dict[str, Token] = field(init=False, repr=False, compare=False)
+    _policies_of: dict[ResourceId, list[Policy]] = field(init=False, repr=False, compare=False)
+    """The enabled ones."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_tokens_by_id", {token.id: token for token in self.tokens.values()})
+        policies: dict[ResourceId, list[Policy]] = {}
+        for policy in self.policies:
+            if policy.is_enabled:
+                policies.setdefault(policy.resource_id, []).append(policy)
+        object.__setattr__(self, "_policies_of", policies)
 
     def token_by_id(self, token_id: str) -> Token | None:
-        return next((token for token in self.tokens.values() if token.id == token_id), None)
+        return self._tokens_by_id.get(token_id)
+
+    def policies_of(self, resource_id: ResourceId) -> list[Policy]:
+        """Returns the enabled policies for a resource."""
+        return self._policies_of.get(resource_id, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +212,8 @@ class Device:
     version: str
     remote_ip: str
     last_seen: UnixSeconds
+    is_disabled: bool = False
+    """Known, and kept out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +226,7 @@ class Grant:
     token_id: str
     """The client's token it was given under; with it goes the grant."""
     address: str
-    """The resource's address when it was granted; another address is another resource."""
+    """The resource's target when it was granted; another one is another resource."""
     expires_at: UnixSeconds | None
 
     @property

@@ -6,7 +6,7 @@ Source: portal protocol section 9.7.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +23,8 @@ class Verdict:
     is_permitted: bool
     expires_at: UnixSeconds | None
     """End of the permission that lasts longest; None never ends."""
+    policy_id: str | None = None
+    """The policy that permits it for longest."""
     violated: tuple[str, ...] = ()
     """The conditions that failed, by the protocol's names."""
 
@@ -35,33 +37,26 @@ def judge(book: PolicyBook, user_id: str, resource: Resource, remote_ip: str, ut
     user = book.users.get(user_id)
     if user is None or not user.is_enabled:
         return _NOTHING
-    policies = [
-        policy for policy in book.policies
-        if policy.is_enabled and policy.resource_id == resource.id and user_id in policy.user_ids
-    ]  # fmt: skip
+    policies = [policy for policy in book.policies_of(resource.id) if user_id in policy.user_ids]
     if not policies:
         return _NOTHING
     violated: dict[str, None] = {}
-    permitted: list[UnixSeconds | None] = []
+    permitted: list[tuple[UnixSeconds | None, str]] = []
     for policy in policies:
         failed, expires_at = _conditions(policy, remote_ip, utc_s)
         if failed:
             violated.update(dict.fromkeys(failed))
         else:
-            permitted.append(expires_at)
+            permitted.append((expires_at, policy.id))
     if not permitted:
         return Verdict(is_known=True, is_permitted=False, expires_at=None, violated=tuple(violated))
-    return Verdict(is_known=True, is_permitted=True, expires_at=_latest(permitted))
+    expires_at, policy_id = max(permitted, key=lambda found: math.inf if found[0] is None else found[0])
+    return Verdict(is_known=True, is_permitted=True, expires_at=expires_at, policy_id=policy_id)
 
 
 def earlier(*expiries: UnixSeconds | None) -> UnixSeconds | None:
     """Returns the earliest of some expiries, None standing for never."""
     return min((expiry for expiry in expiries if expiry is not None), default=None)
-
-
-def _latest(expiries: Iterable[UnixSeconds | None]) -> UnixSeconds | None:
-    known = list(expiries)
-    return None if None in known else max(expiry for expiry in known if expiry is not None)
 
 
 def _conditions(policy: Policy, remote_ip: str, utc_s: int) -> tuple[list[str], UnixSeconds | None]:

@@ -5,13 +5,13 @@ Source: portal protocol sections 9.8, 9.9, 9.15.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from firezone.base.rng import Rng, below
 from firezone.base.timing import Instant
+from firezone.proto.portal.dialect import Dialect, Version
 from firezone.proto.portal.model import Device, Role, Token
 from firezone.proto.portal.relays import RelayNews
 
@@ -26,6 +26,7 @@ class Connection:
     number: int
     device: Device
     token: Token
+    dialect: Dialect
     heard_at: Instant
     is_joined: bool = False
     told: dict[str, Any] = field(default_factory=dict)
@@ -74,9 +75,8 @@ class Presence:
         return [connection for connection in self._by_number.values() if role in (None, connection.device.role)]
 
 
-def is_compatible(client: str, gateway: str) -> bool:
-    """Tells whether a gateway of this version may serve a client of that: one minor version below to one above, same major."""
-    ours, theirs = _parse(client), _parse(gateway)
+def is_compatible(ours: Version | None, theirs: Version | None) -> bool:
+    """Tells whether a gateway of the second version may serve a client of the first: same major, at most one minor apart."""
     return ours is not None and theirs is not None and ours[0] == theirs[0] and ours[1] - 1 <= theirs[1] <= ours[1] + 1
 
 
@@ -86,8 +86,3 @@ def pick_gateway(gateways: Sequence[Connection], connected_ids: Iterable[str], r
     connected = [gateway for gateway in gateways if gateway.device.id in wanted]
     candidates = sorted(connected or gateways, key=lambda gateway: gateway.device.id)
     return candidates[below(rng, len(candidates))]
-
-
-def _parse(version: str) -> tuple[int, int] | None:
-    match = re.fullmatch(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(?:[-+][0-9A-Za-z.+-]+)?", version)
-    return None if match is None else (int(match[1]), int(match[2]))

@@ -55,8 +55,8 @@ DYNAMIC_POOL: dict[str, Any] = {
     "address": "*.laptops.corp.test",
     "filters": [],
 }
-DNS: dict[str, Any] = {"type": "dns", "id": RESOURCE, "name": "Wiki", "address": "*.wiki.test", "ip_stack": "ipv4_only", "filters": [],
-       "address_description": None, "sites": [{"id": SITE, "name": "Frankfurt"}]}  # fmt: skip
+DNS: dict[str, Any] = {"type": "dns", "id": RESOURCE, "name": "Wiki", "address": "*.wiki.test", "ip_stack": "ipv4_only",
+                       "filters": [], "address_description": None, "sites": [{"id": SITE, "name": "Frankfurt"}]}  # fmt: skip
 ACCESS = {
     "client_id": PEER, "client_name": "laptop-7", "client_public_key": KEY, "client_ipv4": "100.67.12.9",
     "client_ipv6": "fd00:2021:1111::7:3a10", "preshared_key": KEY, "local_ice_credentials": CREDENTIALS,

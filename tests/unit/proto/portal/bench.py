@@ -18,11 +18,17 @@ from firezone.proto.portal.login import Upgrade
 from firezone.proto.portal.model import Device, Grant, PolicyBook, token_hash
 from firezone.proto.portal.outputs import Close, Notice, Send
 from firezone.proto.portal.service import PortalService
-from firezone.wire.phoenix import Disconnected, Push, decode_inbound, encode_frame
+from firezone.wire.phoenix import ChannelClosed, Disconnected, Push, decode_inbound, encode_frame
 from firezone.wire.portal import client, gateway, relay
 from firezone.wire.portal.shared import PublicKey
+from firezone.wire.portal.v2 import client as client2
+from firezone.wire.portal.v2 import gateway as gateway2
 
-MODULES = {"client": client, "gateway": gateway, "relay": relay}
+MODULES: dict[tuple[str, int], Any] = {
+    ("client", 1): client, ("gateway", 1): gateway, ("relay", 1): relay, ("client", 2): client2, ("gateway", 2): gateway2,
+}  # fmt: skip
+NEWEST = {"client": "Debian/12.0.0 headless-client/1.5.12 (x86_64; 6.12.0)",
+          "gateway": "Debian/12.0.0 gateway/1.6.1 (x86_64; 6.12.0)"}  # fmt: skip
 AGENTS = {"client": "Debian/12.0.0 connlib/1.5.4 (x86_64; 6.12.0)", "gateway": "Debian/12.0.0 connlib/1.4.17 (x86_64; 6.12.0)",
           "relay": "relay/0.1.0"}  # fmt: skip
 UTC = 1_750_000_000 * SECOND
@@ -108,9 +114,11 @@ class MemoryStore:
 class ScriptedDevice:
     """One program of the original at its WebSocket."""
 
-    def __init__(self, bench: Bench, role: str, number: int) -> None:
+    def __init__(self, bench: Bench, role: str, number: int, protocol: int = 1) -> None:
         self.bench = bench
         self.role = role
+        self.protocol = protocol
+        self.is_channel_closed = False
         self.number = number
         self.ref = 0
         self.heard: list[Any] = []
@@ -132,7 +140,7 @@ class ScriptedDevice:
         reply = self.say("phx_join", None)
         assert reply is not None
         assert reply["payload"] == {"status": "ok", "response": {}}
-        return self.take(MODULES[self.role].Init)
+        return self.take(MODULES[self.role, self.protocol].Init)
 
     def take(self, kind: type) -> Any:
         """Returns what was heard last, which must be the only thing, and of this kind."""
@@ -142,7 +150,8 @@ class ScriptedDevice:
         return message
 
     def flow(self, resource_id: str, connected: list[str] | None = None) -> None:
-        self.say("create_flow", {"resource_id": resource_id, "connected_gateway_ids": connected or []})
+        event = "create_flow" if self.protocol == 1 else "request_authorization"
+        self.say(event, {"resource_id": resource_id, "connected_gateway_ids": connected or []})
 
     def disconnect(self) -> None:
         self.bench.service.handle_disconnected(self.number, self.bench.now)
@@ -153,12 +162,14 @@ class ScriptedDevice:
         inbound = decode_inbound(text)
         if isinstance(inbound, Disconnected):
             self.is_told_to_stop = True
+        elif isinstance(inbound, ChannelClosed):
+            self.is_channel_closed = True
         elif isinstance(inbound, Push):
             assert inbound.topic == self.role
-            message = MODULES[self.role].FROM_PORTAL.decode(inbound.event, inbound.payload)
+            message = MODULES[self.role, self.protocol].FROM_PORTAL.decode(inbound.event, inbound.payload)
             self.heard.append(message)
             if isinstance(message, gateway.AuthorizeFlow) and self.answers_flows:
-                self.say("flow_authorized", {"ref": message.ref})
+                self.say("flow_authorized" if self.protocol == 1 else "authorization_created", {"ref": message.ref})
                 self.say("broadcast_ice_candidates", {"client_ids": [message.client.id], "candidates": ["candidate:g"]})
         else:
             self.replies.append(json.loads(text))
@@ -193,22 +204,26 @@ class Bench:
         self.deliver()
 
     def connect(
-        self, role: str, token: str = "", *, key: bytes = b"\x01", device_id: str = "dev", agent: str = "", ip: str = "192.0.2.1"
-    ) -> ScriptedDevice:
-        upgrade = self.upgrade(role, token or f"{role}-token", key=key, device_id=device_id, agent=agent, ip=ip)
+        self, role: str, token: str = "", *, key: bytes = b"\x01", device_id: str = "dev", agent: str = "", ip: str = "192.0.2.1",
+        protocol: int = 1,
+    ) -> ScriptedDevice:  # fmt: skip
+        upgrade = self.upgrade(role, token or f"{role}-token", key=key, device_id=device_id, agent=agent, ip=ip, protocol=protocol)
         login = self.service.check_login(upgrade, self.utc)
         self.next_number += 1
-        device = self.devices[self.next_number] = ScriptedDevice(self, role, self.next_number)
+        device = self.devices[self.next_number] = ScriptedDevice(self, role, self.next_number, protocol)
         self.service.handle_connected(self.next_number, login, self.now, self.utc)
         self.deliver()
         return device
 
     def upgrade(self, role: str, token: str, *, key: bytes = b"\x01", device_id: str = "dev", agent: str = "",
-                ip: str = "192.0.2.1") -> Upgrade:  # fmt: skip
+                ip: str = "192.0.2.1", protocol: int = 1) -> Upgrade:  # fmt: skip
         parameters = {
             "token": token, "external_id": device_id, "name": f"the {role}", "public_key": PublicKey(key * 32).to_text(),
         }  # fmt: skip
-        return Upgrade(f"/{role}/websocket", parameters, agent or AGENTS[role], ip)
+        if protocol == 1:
+            return Upgrade(f"/{role}/websocket", parameters, agent or AGENTS[role], ip)
+        del parameters["token"]
+        return Upgrade(f"/{role}/v2/websocket", parameters, agent or NEWEST[role], ip, f"Bearer {token}")
 
     def relay(self, secret: str, *, token: str = "relay-token", ipv4: str = "203.0.113.50", **parameters: str) -> ScriptedDevice:
         """Returns a relay that has joined with a secret; `parameters` of its login, ipv4="" for none."""
@@ -225,6 +240,13 @@ class Bench:
     def pair(self) -> tuple[ScriptedDevice, ScriptedDevice]:
         """Returns a joined gateway and a joined client."""
         served, asker = self.connect("gateway", key=b"\x02"), self.connect("client")
+        served.join()
+        asker.join()
+        return served, asker
+
+    def newest_pair(self) -> tuple[ScriptedDevice, ScriptedDevice]:
+        """Returns the same of the newest protocol."""
+        served, asker = self.connect("gateway", key=b"\x02", protocol=2), self.connect("client", protocol=2)
         served.join()
         asker.join()
         return served, asker

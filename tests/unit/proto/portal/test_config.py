@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from firezone.base.ids import ResourceId
-from firezone.proto.portal.config import PolicyError, find_line, read_policy
+from firezone.proto.portal.config import find_line, read_policy
+from firezone.proto.portal.config_values import PolicyError
 from firezone.proto.portal.policy import judge
 
 from .bench import POLICY, book
@@ -30,7 +32,7 @@ def line_of(text: str, part: str) -> int:
     ("old", "new", "says"),
     [
         ('address = "10.20.0.0/16"', 'address = "10.20.0.1/16"', "; 10.20.0.0/16 is one"),
-        ('address = "10.20.0.0/16"', 'address = "nas.home"', "neither an IP address nor a network"),
+        ('address = "10.20.0.0/16"', 'address = "nas home"', "neither an address, a network nor a DNS name"),
         ('address = "10.20.0.0/16"', 'address = "100.64.0.0/12"', "which the tunnel itself uses"),
         ('address = "10.20.0.0/16"', 'address = "0.0.0.0/0"', "which the tunnel itself uses"),
         ('address = "10.20.0.0/16"', 'adress = "10.20.0.0/16"', "'adress' is not known"),
@@ -67,7 +69,7 @@ def test_a_token_in_place_of_its_hash_is_refused_without_repeating_it() -> None:
 
 def test_a_missing_key_names_the_table() -> None:
     message, line = fault('[[site]]\nname = "a"\n\n[[resource]]\nname = "r"\nsites = ["a"]\n')
-    assert message == "the key 'address' is missing"
+    assert message == "the key 'address' is missing; only the Internet has none, with internet = true"
     assert line == 4
 
 
@@ -146,3 +148,79 @@ def test_everyone_means_every_user() -> None:
     policy = book(POLICY + '\n[[policy]]\ngroup = "Everyone"\nresource = "Net"\n')
     resource = policy.resources[ResourceId(next(r.id for r in policy.resources.values() if r.name == "Net"))]
     assert all(judge(policy, user, resource, "192.0.2.1", 0).is_permitted for user in policy.users)
+
+
+def resource_of(table: str) -> tuple[str, object, str]:
+    text = POLICY + f'[[resource]]\nname = "Extra"\nsites = ["Lab"]\n{table}\n'
+    resource = next(found for found in book(text).resources.values() if found.name == "Extra")
+    return resource.kind, resource.address, resource.ip_stack
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "address"),
+    [
+        ('address = "10.1.2.3"', "cidr", ip_network("10.1.2.3/32")),
+        ('address = "fd00::/64"', "cidr", ip_network("fd00::/64")),
+        ('type = "ip"\naddress = "fd00::1"', "cidr", ip_network("fd00::1/128")),
+        ('address = "*.Example.com."', "dns", "*.example.com"),
+        ('address = "**.example.com"', "dns", "**.example.com"),
+        ('address = "db-??.example.com"', "dns", "db-??.example.com"),
+        ('address = "nas"', "dns", "nas"),
+        ('address = "b\u00fccher.example"', "dns", "xn--bcher-kva.example"),
+        ('type = "dns"\naddress = "10.example"', "dns", "10.example"),
+        ("internet = true", "internet", None),
+        ('type = "internet"', "internet", None),
+    ],
+)
+def test_a_resource_is_what_its_address_says(table: str, kind: str, address: object) -> None:
+    assert resource_of(table) == (kind, address, "dual")
+
+
+def test_a_name_may_have_one_ip_stack() -> None:
+    assert resource_of('address = "a.example"\nip_stack = "ipv6_only"') == ("dns", "a.example", "ipv6_only")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('address = "10.1.2.3/16"', "10.1.0.0/16 is one"),
+        ('address = "100.64.0.0/10"', "which the tunnel itself uses"),
+        ('address = "exa mple.com"', "neither an address, a network nor a DNS name"),
+        ('address = "-a.example"', "nor a DNS name"),
+        ('address = "**"', "internet = true"),
+        ('address = "***.example"', "nor a DNS name"),
+        ('type = "ip"\naddress = "10.0.0.0/8"', "no single address"),
+        ('type = "cidr"\naddress = "a.example"', "neither an IP address nor a network"),
+        ('type = "pool"\naddress = "a.example"', "is none of cidr, ip, dns, internet"),
+        ('internet = true\naddress = "10.1.2.3"', "has no address"),
+        ('internet = true\nfilters = ["udp"]', "has no filters"),
+        ('address = "10.1.2.3"\nip_stack = "ipv4_only"', "only a name has an ip_stack"),
+        ('address = "a.example"\nip_stack = "ipv5"', "is none of dual"),
+        ('internet = true\n[[resource]]\nname = "Again"\nsites = []\ninternet = true', "an Internet resource already"),
+    ],
+)
+def test_a_resource_that_cannot_be_is_named(table: str, says: str) -> None:
+    message, line = fault(POLICY + f'[[resource]]\nname = "Extra"\nsites = ["Lab"]\n{table}\n')
+    assert says in message
+    assert line is not None
+    assert line > POLICY.count("\n")
+
+
+@pytest.mark.parametrize("server", ["100.100.111.1", "[fd00:2021:1111::1]:53"])
+def test_a_dns_server_inside_the_tunnel_s_own_addresses_is_refused(server: str) -> None:
+    message, _ = fault(POLICY.replace('slug = "lab"', f'slug = "lab"\nupstream_dns = ["{server}"]'))
+    assert "which the tunnel itself uses" in message
+
+
+def test_a_server_over_https_has_an_https_url() -> None:
+    message, _ = fault(POLICY.replace('slug = "lab"', 'slug = "lab"\nupstream_doh = ["http://dns.test/"]'))
+    assert "no https:// URL" in message
+
+
+def test_what_is_switched_off_is_as_if_it_were_not_there() -> None:
+    off = book(
+        POLICY.replace('name = "Annex"', 'name = "Annex"\nenabled = false').replace('name = "Net"', 'name = "Net"\nenabled = false')
+    )
+    assert [site.name for site in off.sites.values()] == ["Lab"]
+    assert [(resource.name, len(resource.site_ids)) for resource in off.resources.values()] == [("Printer", 1)]
+    assert "g2" not in [token.name for token in off.tokens.values()]

@@ -9,7 +9,7 @@ import pytest
 from firezone.base.rng import SeededRng
 from firezone.base.secret import SecretBytes, SecretText
 from firezone.proto.portal.credentials import ADDRESSES, free_offset, pair_credentials
-from firezone.proto.portal.login import version_of
+from firezone.proto.portal.dialect import parse_version, version_of
 from firezone.proto.portal.model import Device, Role
 from firezone.proto.portal.presence import is_compatible
 from firezone.wire.portal.shared import PublicKey, UnixSeconds
@@ -62,4 +62,4 @@ def test_the_version_is_read_from_the_user_agent(agent: str, version: str | None
      ("1.5.4", "2.5.0", False), ("1.0.3", "1.0.0", True), ("1.5", "1.5.0", False), ("x", "1.5.0", False)],
 )  # fmt: skip
 def test_the_version_window(client: str, gateway: str, fits: bool) -> None:
-    assert is_compatible(client, gateway) is fits
+    assert is_compatible(parse_version(client), parse_version(gateway)) is fits

@@ -10,7 +10,8 @@ import pytest
 
 from firezone.base.secret import SecretText
 from firezone.base.timing import SECOND
-from firezone.proto.portal.config import PolicyError, read_policy
+from firezone.proto.portal.config import read_policy
+from firezone.proto.portal.config_values import PolicyError
 from firezone.proto.portal.login import LoginRejected, Upgrade
 from firezone.proto.portal.model import OnlineRelay, token_hash
 from firezone.proto.portal.relays import distance_km, relay_id_of, turn_entries
