@@ -218,9 +218,10 @@ def test_a_server_over_https_has_an_https_url() -> None:
 
 
 def test_what_is_switched_off_is_as_if_it_were_not_there() -> None:
-    off = book(
-        POLICY.replace('name = "Annex"', 'name = "Annex"\nenabled = false').replace('name = "Net"', 'name = "Net"\nenabled = false')
-    )
+    text = POLICY
+    for name in ("Annex", "Net"):
+        text = text.replace(f'name = "{name}"', f'name = "{name}"\nenabled = false')
+    off = book(text)
     assert [site.name for site in off.sites.values()] == ["Lab"]
     assert [(resource.name, len(resource.site_ids)) for resource in off.resources.values()] == [("Printer", 1)]
     assert "g2" not in [token.name for token in off.tokens.values()]
