@@ -18,7 +18,8 @@ Examples:
   FIREZONE_TOKEN=... python -m firezone.gateway --masquerade 'e*' --masquerade bond0
 \b
 The token is TOKEN, $FIREZONE_TOKEN, the file FIREZONE_TOKEN in systemd's $CREDENTIALS_DIRECTORY, or the token file.
-The gateway switches IP forwarding on and keeps one nftables table (firezone_gateway), which it removes at the end.
+The gateway switches IP forwarding on and keeps one nftables table (firezone_gateway), which it removes at the end, as
+it does the rules that let the tunnel through chains of others that drop what they do not know (Docker).
 Signals: SIGTERM, SIGINT and SIGHUP say goodbye to every client and end the gateway, SIGUSR2 writes counters to
 $FIREZONE_COUNTERS_FILE. Variables: RUST_LOG filters the log, FIREZONE_UDP_SEND_BUFFER_SIZE and
 FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
@@ -49,6 +50,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--masquerade", multiple=True, metavar="PATTERN",
               help="Masquerade traffic that leaves by these interfaces (e*). [default: all but the tunnel]")  # fmt: skip
 @click.option("--no-firewall", is_flag=True, help="Leave forwarding and masquerade to the administrator.")
+@click.option("--open-own-address", cls=Option, envvar="FIREZONE_OPEN_OWN_ADDRESS", is_flag=True,
+              help="Let clients reach every service of this host at its tunnel address, not only DNS and ping.")  # fmt: skip
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
@@ -60,7 +63,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     token: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
-    ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str,
+    ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str, open_own_address: bool,
 ) -> None:  # fmt: skip
     """Lets clients reach the resources of this site. TOKEN is better given as $FIREZONE_TOKEN: command lines are public."""
     from firezone.base.errors import ConfigError
@@ -86,7 +89,7 @@ def main(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
         health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
-        reader_threads=reader_threads,
+        reader_threads=reader_threads, is_own_address_open=open_own_address,
     )  # fmt: skip
     start.run_program(run_gateway(config), prefix="Firezone gateway ended")
 

@@ -1,9 +1,13 @@
-"""The gateway's forwarding and masquerade: one nftables table that is ours, set up at start and taken down at the end.
+"""The gateway's part of the host's firewall: one nftables table that is ours, and a few rules in the chains of others.
 
 The original leaves this to its start script with iptables. Here the program does it: packets from and to the tunnel are forwarded,
-and clients' traffic leaves with the gateway's own address. A table of ours is replaced whole, so starting twice doubles nothing;
-rules of others are never touched. That has a price: an accept in one table does not overrule a drop in another, so a host whose
-own firewall drops what it forwards (Docker sets such a policy) must let the tunnel through there. The start says so.
+clients' traffic leaves with the gateway's own address, and of what arrives for the gateway's own tunnel address only DNS and echo
+are let in, or every service that listens on all addresses of this host would be open to every client.
+
+A table of ours is replaced whole, so starting twice doubles nothing. But an accept in one table does not overrule a drop in
+another: where a base chain of others drops what it does not know (Docker and most host firewalls have such a chain), accept rules
+for the tunnel are put at its head. They carry a comment by which they are found again: at the end and, if that never came, at the
+next start.
 """
 
 from __future__ import annotations
@@ -17,11 +21,23 @@ from typing import Any
 import structlog
 
 from firezone.base.errors import ConfigError
-from firezone.base.net import TUNNEL_V4, TUNNEL_V6
+from firezone.base.net import TUNNEL_V4, TUNNEL_V6, Network
 
 log = structlog.get_logger(__name__)
 
 TABLE = "firezone_gateway"
+COMMENT = "firezone gateway"
+"""In front of the device's name, the comment of our rules in the chains of others."""
+DNS_PORTS = (53, 53535)
+"""Where clients may ask us: the port for resolvers, and the one that clients use for what they cannot answer themselves."""
+_OWN: tuple[tuple[str, Network], ...] = (("ip", TUNNEL_V4), ("ip6", TUNNEL_V6))
+"""Of these ranges a gateway host has its own tunnel address only."""
+_FAMILIES = ("ip", "ip6", "inet")
+_CHAINS = (
+    ("forward", "filter", "forward", -10),
+    ("input", "filter", "input", -10),
+    ("postrouting", "nat", "postrouting", 100),
+)
 _SYSCTLS = (
     "net/ipv4/ip_forward",
     "net/ipv4/conf/all/src_valid_mark",
@@ -29,32 +45,84 @@ _SYSCTLS = (
 )
 
 
-def set_up_forwarding(device: str, *, outgoing: list[str]) -> None:
-    """Switches forwarding on and installs the table.
+def set_up_forwarding(device: str, *, outgoing: list[str], is_own_address_open: bool = False) -> None:
+    """Switches forwarding on, installs the table, and lets the tunnel through the chains of others.
 
     `outgoing`: patterns of the interfaces whose traffic is masqueraded (`eth*`); an empty list means every other interface.
+    `is_own_address_open`: clients reach every service of this host at its tunnel address.
     Raises: ConfigError when nftables is missing or refuses.
     """
     for name in _SYSCTLS:
         _switch_on(name)
-    _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}, *_commands(device, outgoing)])
+    _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}, *_commands(device, outgoing, is_own_address_open)])
     log.info("forwarding and masquerade set up", table=TABLE, device=device, outgoing=outgoing or "any")
-    for chain in _dropping_chains():
-        log.warning("another firewall drops what it does not know; let packets from and to the tunnel pass there too",
-                    chain=chain, device=device)  # fmt: skip
+    _sweep(device)
+    hooks = ("forward",) if is_own_address_open else ("forward", "input")
+    for chain in dropping_chains(_list_ruleset(), hooks):
+        _let_through(chain, device)
 
 
-def take_down_forwarding() -> None:
-    """Removes the table. The sysctls stay: others may have come to rely on them."""
+def take_down_forwarding(device: str) -> None:
+    """Removes the table and our rules in the chains of others. The sysctls stay: others may have come to rely on them."""
     try:
+        _sweep(device)
         _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}])
     except ConfigError as error:
         log.warning("the firewall table could not be removed", table=TABLE, error=str(error))
 
 
-def _commands(device: str, outgoing: list[str]) -> list[dict[str, Any]]:
+def dropping_chains(ruleset: list[dict[str, Any]], hooks: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns the base chains of others at these hooks that drop what they do not know: by policy, or by their last rule.
+
+    `ruleset` is what `nft -j list ruleset` says.
+    """
+    last = {}
+    for rule in (item["rule"] for item in ruleset if "rule" in item):
+        last[rule["family"], rule["table"], rule["chain"]] = rule
+    found = []
+    for chain in (item["chain"] for item in ruleset if "chain" in item):
+        if chain.get("hook") not in hooks or chain.get("type") != "filter" or chain["family"] not in _FAMILIES:
+            continue
+        end = last.get((chain["family"], chain["table"], chain["name"]), {}).get("expr", [])
+        drops = [part for part in end if "drop" in part or "reject" in part]
+        always = all(set(part) <= {"drop", "reject", "counter", "log", "limit"} for part in end)
+        if chain["table"] != TABLE and (chain.get("policy") == "drop" or (drops and always)):
+            found.append(chain)
+    return found
+
+
+def _let_through(chain: dict[str, Any], device: str) -> None:
+    """Puts accept rules at the head of a chain of others. One that refuses them costs a warning, not the gateway."""
+    if chain["hook"] == "forward":
+        rules = [[_match(key, "==", device)] for key in ("iifname", "oifname")]
+    else:
+        own = {"ip": [_OWN[0]], "ip6": [_OWN[1]], "inet": list(_OWN)}[chain["family"]]
+        rules = [[_match("iifname", "==", device), _address("daddr", *network)] for network in own]
+    place = {"family": chain["family"], "table": chain["table"], "chain": chain["name"]}
+    comment = f"{COMMENT} {device}"
+    commands = [{"insert": {"rule": {**place, "expr": [*rule, {"accept": None}], "comment": comment}}} for rule in rules]
+    where = f"{chain['family']} {chain['table']} {chain['name']}"
+    try:
+        _nft(commands)
+    except ConfigError as error:
+        log.warning("another firewall drops what it does not know and takes no rule of ours; let the tunnel pass there",
+                    chain=where, device=device, error=str(error))  # fmt: skip
+        return
+    log.info("let the tunnel through another firewall", chain=where, device=device)
+
+
+def _sweep(device: str) -> None:
+    """Deletes our rules in the chains of others, also those of a gateway that was killed."""
+    comment = f"{COMMENT} {device}"
+    rules = [item["rule"] for item in _list_ruleset() if "rule" in item and item["rule"].get("comment") == comment]
+    if rules:
+        names = ("family", "table", "chain", "handle")
+        _nft([{"delete": {"rule": {name: rule[name] for name in names}}} for rule in rules])
+
+
+def _commands(device: str, outgoing: list[str], is_own_address_open: bool) -> list[dict[str, Any]]:
     commands: list[dict[str, Any]] = [{"add": {"table": _table()}}]
-    for name, kind, hook, priority in (("forward", "filter", "forward", -10), ("postrouting", "nat", "postrouting", 100)):
+    for name, kind, hook, priority in _CHAINS:
         commands.append({
             "add": {"chain": {
                 "family": "inet", "table": TABLE, "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept",
@@ -62,17 +130,24 @@ def _commands(device: str, outgoing: list[str]) -> list[dict[str, Any]]:
         })  # fmt: skip
     for key in ("iifname", "oifname"):
         commands.append(_rule("forward", [_match(key, "==", device), {"accept": None}]))
-    for protocol, network in (("ip", TUNNEL_V4), ("ip6", TUNNEL_V6)):
-        source = {
-            "match": {
-                "op": "==",
-                "left": {"payload": {"protocol": protocol, "field": "saddr"}},
-                "right": {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}},
-            }
-        }
+    for protocol, network in _OWN:
+        source = _address("saddr", protocol, network)
         targets = [_match("oifname", "==", pattern) for pattern in outgoing] or [_match("oifname", "!=", device)]
         commands.extend(_rule("postrouting", [source, target, {"masquerade": None}]) for target in targets)
+        if not is_own_address_open:
+            arriving = [_match("iifname", "==", device), _address("daddr", protocol, network)]
+            commands.extend(_rule("input", [*arriving, *rest]) for rest in _own_address_rules(protocol))
     return commands
+
+
+def _own_address_rules(protocol: str) -> list[list[dict[str, Any]]]:
+    """What may arrive for our own tunnel address: answers to ourselves, DNS, echo. All else is refused with an ICMP error."""
+    icmp = "icmp" if protocol == "ip" else "icmpv6"
+    states = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
+    ports = [_field(kind, "dport", {"set": list(DNS_PORTS)}) for kind in ("udp", "tcp")]
+    accepted = [states, *ports, _field(icmp, "type", "echo-request")]
+    refusal = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
+    return [*([match, {"accept": None}] for match in accepted), [refusal]]
 
 
 def _table() -> dict[str, str]:
@@ -87,15 +162,17 @@ def _match(key: str, op: str, value: str) -> dict[str, Any]:
     return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": value}}
 
 
-def _dropping_chains() -> list[str]:
-    """Returns the forward chains of others whose policy is to drop, as `family table chain`."""
-    listed = json.loads(_nft([{"list": {"chains": None}}]) or "{}").get("nftables", [])
-    chains = [item["chain"] for item in listed if "chain" in item]
-    return [
-        f"{chain['family']} {chain['table']} {chain['name']}"
-        for chain in chains
-        if (chain.get("hook"), chain.get("policy")) == ("forward", "drop") and chain["family"] in ("ip", "ip6", "inet")
-    ]
+def _field(protocol: str, name: str, value: Any) -> dict[str, Any]:
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": name}}, "right": value}}
+
+
+def _address(name: str, protocol: str, network: Network) -> dict[str, Any]:
+    return _field(protocol, name, {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}})
+
+
+def _list_ruleset() -> list[dict[str, Any]]:
+    listed = json.loads(_nft([{"list": {"ruleset": None}}]) or "{}")
+    return list(listed.get("nftables", []))
 
 
 def _nft(commands: list[dict[str, Any]]) -> str:

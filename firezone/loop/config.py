@@ -49,3 +49,5 @@ class GatewayConfig(TunnelConfig):
     masquerade: tuple[str, ...] = field(default=())
     """Patterns of the interfaces whose traffic is masqueraded; empty: every interface but the tunnel's."""
     manage_firewall: bool = True
+    is_own_address_open: bool = False
+    """Clients reach every service of the host at its tunnel address, not only DNS and echo."""

@@ -50,7 +50,9 @@ class GatewayProgram(TunnelProgram[GatewayState]):
 
     async def prepare(self) -> None:
         if self.ends.device is not None and self.config.manage_firewall:
-            set_up_forwarding(self.ends.device, outgoing=list(self.config.masquerade))
+            set_up_forwarding(
+                self.ends.device, outgoing=list(self.config.masquerade), is_own_address_open=self.config.is_own_address_open
+            )
         await self._health.start()
 
     def on_moved(self, addresses: tuple[str, ...]) -> None:
@@ -66,7 +68,7 @@ class GatewayProgram(TunnelProgram[GatewayState]):
     async def clean_up(self) -> None:
         await self._health.stop()
         if self.ends.device is not None and self.config.manage_firewall:
-            take_down_forwarding()
+            take_down_forwarding(self.ends.device)
 
     async def on_event(self, event: object) -> None:
         match event:

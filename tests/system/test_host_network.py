@@ -161,7 +161,7 @@ for _ in range(2):
 ruleset = sh("nft", "list", "ruleset")
 found["masquerades"] = ruleset.count("masquerade")
 found["forward"] = sh("cat", "/proc/sys/net/ipv4/ip_forward").strip()
-take_down_forwarding()
+take_down_forwarding("tun-firezone")
 found["after"] = sh("nft", "list", "ruleset").split()
 """)
     assert found["masquerades"] == 2
