@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from firezone.base.secret import SecretText
 from firezone.lab.programs import Program, python
@@ -28,6 +28,8 @@ class Contender:
     lanes: Lanes
     logs: Path
     programs: list[Program] = field(default_factory=list)
+
+    has_ipv6: ClassVar[bool] = False
 
     def start(self) -> None:
         raise NotImplementedError
@@ -64,10 +66,12 @@ class Contender:
 class Ours(Contender):
     """The relay of this project."""
 
+    has_ipv6 = True
+
     def start(self) -> None:
         command = python(
             "firezone.relay", f"--public-ip4-addr={PUBLIC_ADDRESS}", f"--listen-port={self.port}", "--lowest-port=49152",
-            "--highest-port=57343", f"--secret={SECRET}", "--health-check-addr=127.0.0.1:8080",
+            "--highest-port=57343", "--public-ip6-addr=2001:db8::1", f"--secret={SECRET}", "--health-check-addr=127.0.0.1:8080",
         )  # fmt: skip
         self._start("our-relay", command, "relay is up")
 

@@ -90,7 +90,9 @@ def _times(values: list[float]) -> str:
 
 
 def _plain(rounds: list[Figures], figure: str) -> str:
-    values = [one[figure] for one in rounds]
+    values = [one[figure] for one in rounds if figure in one]
+    if not values:
+        return "–"
     middle = statistics.median(values)
     places = 0 if abs(middle) >= 100 else 2
     return f"{middle:,.{places}f} ({_spread(values):,.{places}f})".replace(",", " ")

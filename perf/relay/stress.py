@@ -48,27 +48,36 @@ class Test:
 
 
 def memory(contender: Contender, lanes: Lanes, seconds: float) -> dict[str, float]:
-    """Returns the memory that an idle allocation costs, in bytes: of the program, and of the kernel for its sockets."""
+    """Returns the memory that an idle allocation costs, in KiB: of the program, and of the kernel for its sockets."""
     _allow_descriptors()
     with _running(contender):
-        clients = [Allocation(contender.connect(), *contender.credentials(number)) for number in range(ALLOCATIONS + 100)]
-        try:
-            for client in clients:
-                client.learn_nonce()  # the sockets of the clients themselves take their memory here
-            for client in clients[ALLOCATIONS:]:
-                client.allocate()
-                client.free()
-            time.sleep(0.2)
-            resident, kernel = contender.program.resident_mib(), kernel_bytes()
-            for client in clients[:ALLOCATIONS]:
-                client.allocate()
-            time.sleep(0.5)
-            resident, kernel = contender.program.resident_mib() - resident, kernel_bytes() - kernel
-        finally:
-            for client in clients:
-                client.sock.close()
-    program, kernel = resident * 1024 / ALLOCATIONS, kernel / 1024 / ALLOCATIONS
-    return {"KiB of the program": program, "KiB of the kernel": kernel, "KiB in all": program + kernel}
+        program, kernel = _memory_of_one(contender, both=False)
+    figures = {"KiB of the program": program, "KiB of the kernel": kernel, "KiB in all": program + kernel}
+    if contender.has_ipv6:
+        with _running(contender):
+            figures["KiB in all, IPv4 and IPv6"] = sum(_memory_of_one(contender, both=True))
+    return figures
+
+
+def _memory_of_one(contender: Contender, *, both: bool) -> tuple[float, float]:
+    """Returns the program's and the kernel's KiB per allocation, with one address or with both."""
+    clients = [Allocation(contender.connect(), *contender.credentials(number)) for number in range(ALLOCATIONS + 100)]
+    try:
+        for client in clients:
+            client.learn_nonce()  # the sockets of the clients themselves take their memory here
+        for client in clients[ALLOCATIONS:]:
+            client.allocate(both=both)
+            client.free()
+        time.sleep(0.2)
+        resident, kernel = contender.program.resident_mib(), kernel_bytes()
+        for client in clients[:ALLOCATIONS]:
+            client.allocate(both=both)
+        time.sleep(0.5)
+        resident, kernel = contender.program.resident_mib() - resident, kernel_bytes() - kernel
+    finally:
+        for client in clients:
+            client.sock.close()
+    return resident * 1024 / ALLOCATIONS, kernel / 1024 / ALLOCATIONS
 
 
 def overload(contender: Contender, lanes: Lanes, seconds: float) -> dict[str, float]:
@@ -204,7 +213,11 @@ def _allow_descriptors() -> None:
 
 
 TESTS = (
-    Test("memory", {"KiB of the program": "", "KiB of the kernel": "", "KiB in all": "ours ≤ 16"}, memory),
+    Test(
+        "memory",
+        {"KiB of the program": "", "KiB of the kernel": "", "KiB in all": "ours ≤ 16", "KiB in all, IPv4 and IPv6": "ours ≤ 16"},
+        memory,
+    ),
     Test(
         "overload",
         {"best rate /s": "", "offered, times the best rate": "≥ 10", "relayed, share of the best rate": "ours ≥ 0.9"},

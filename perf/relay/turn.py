@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from firezone.base.errors import FirezoneError, WireError
 from firezone.base.net import Endpoint
 from firezone.wire import stun
-from firezone.wire.stun import Attribute, Message, MessageClass, Method, Value
+from firezone.wire.stun import AddressFamily, Attribute, Message, MessageClass, Method, Value
 
 UDP = 17
 LIFETIME_S = 3600
@@ -35,11 +35,12 @@ class Allocation:
     relayed: Endpoint = field(default_factory=lambda: Endpoint.from_text("0.0.0.0", 0))
     channels: dict[int, Endpoint] = field(default_factory=dict)
 
-    def allocate(self) -> None:
-        """Asks for a relayed IPv4 address. Raises TurnError."""
+    def allocate(self, *, both: bool = False) -> None:
+        """Asks for a relayed IPv4 address, or for one of each family. Raises TurnError."""
         if not self.nonce:
             self.learn_nonce()
-        wanted = ((Attribute.REQUESTED_TRANSPORT, UDP), (Attribute.LIFETIME, LIFETIME_S))
+        wanted = [(Attribute.REQUESTED_TRANSPORT, UDP), (Attribute.LIFETIME, LIFETIME_S)]
+        wanted += [(Attribute.ADDITIONAL_ADDRESS_FAMILY, AddressFamily.IPV6)] if both else []
         answer = self._succeed([self._request(Method.ALLOCATE, *wanted)])[0]
         self.relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS) or self.relayed
 
