@@ -83,7 +83,7 @@ def _memory_of_one(contender: Contender, *, both: bool) -> tuple[float, float]:
 def overload(contender: Contender, lanes: Lanes, seconds: float) -> dict[str, float]:
     """Returns what is relayed of ten times the best rate, as a share of the best rate, from 100 clients."""
     cell = Cell(SINGLES, TO_PEER, 100, 1200)
-    seconds = max(seconds, 1.0)
+    seconds = max(seconds, 0.5)
     rates, shares, offers = [], [], []
     with _running(contender), _slowed(contender):
         channels = Channels.bind(contender, lanes, cell.channels)
