@@ -15,7 +15,8 @@ class WayOut:
     device: int
     """Index of the interface, which has a carrier."""
     gateway: str | None
-    """Next hop; None on a link without one."""
+    """Next hop of IPv4, where another router is another NAT; None on a link without one, and of IPv6: its routers take turns on one
+    network and translate nothing."""
     source: str
     """Address the packets carry; of IPv6 its /64 network, since privacy addresses come and go on one network."""
 

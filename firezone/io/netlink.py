@@ -252,7 +252,7 @@ class Netlink:
         if link.get_attr("IFLA_OPERSTATE") not in ("UP", "UNKNOWN"):
             return None
         if family == socket.AF_INET6:
-            source = str(ipaddress.ip_network(f"{source}/64", strict=False))
+            return WayOut(int(device), None, str(ipaddress.ip_network(f"{source}/64", strict=False)))
         return WayOut(int(device), route.get_attr("RTA_GATEWAY"), str(source))
 
     def _clear_leftovers(self) -> None:

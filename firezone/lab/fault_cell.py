@@ -15,14 +15,16 @@ from typing import Any
 from firezone.base.errors import ConfigError, FirezoneError
 from firezone.lab.fault_list import FAULTS, Fault
 from firezone.lab.flows import Flows
+from firezone.lab.paths import last_end
 from firezone.lab.programs import Program, python
-from firezone.lab.stack import Stack
+from firezone.lab.stack import LOGS, RELAY_NAMES, Stack
 from firezone.lab.topology import RESOURCE_ADDRESS
 
 STEADY_S = 1.5
 """How long both flows run before something happens, and after it has passed."""
 OTHER_ADDRESS, OTHER_NETWORK = "192.168.50.77", "192.168.50.0/24"
 DARK_S = 30.0
+_MAX_RESETS = 8
 
 _DARK = """
 table inet dark {
@@ -90,8 +92,20 @@ def add_relay(cell: Cell) -> float:
 
 
 def restart_other_relay(cell: Cell) -> float:
-    """Restarts the relay that the path does not take, though one side has an allocation there."""
-    return _kill_and_restart(cell, "spare_relay" if _relay_in_use(cell) == "relay" else "relay", 0.0)
+    """Restarts the relay that the path does not take, though both sides have allocations there.
+
+    The two ends may take a relay each, since they rank pairs differently; then none is idle, and the client starts over until
+    one is.
+    """
+    for _ in range(_MAX_RESETS):
+        in_use = _relays_in_use(cell)
+        if len(in_use) == 1:
+            return _kill_and_restart(cell, "relay" if in_use == {"spare_relay"} else "spare_relay", 0.0)
+        cell.stack.client.process.send_signal(signal.SIGHUP)
+        time.sleep(STEADY_S)
+        cell.flows.wait_for_both(time.monotonic(), timeout=10.0)
+        time.sleep(STEADY_S)
+    raise ConfigError(f"Both relays are in use after {_MAX_RESETS} resets.")
 
 
 def kill_relay(cell: Cell) -> float:
@@ -179,12 +193,20 @@ def flush_mappings() -> None:
         sys.exit(f"connection tracking could not be flushed: errno {-error}")
 
 
+def _relays_in_use(cell: Cell) -> set[str]:
+    """Returns the names by which the stack knows the relays that either end sends to: whoever sends by its own, the other tells.
+
+    Raises: ConfigError when there is none.
+    """
+    ends = (last_end(cell.stack.logs / log) for log in LOGS.values())
+    names = {RELAY_NAMES[end.remote] for end in ends if end is not None and end.remote in RELAY_NAMES}
+    if not names:
+        raise ConfigError(f"The path takes no relay: {cell.stack.path()}.")
+    return {"spare_relay" if name == "relay-2" else "relay" for name in names}
+
+
 def _relay_in_use(cell: Cell) -> str:
-    """Returns the name by which the stack knows the relay of the path. Raises ConfigError when it takes none."""
-    path = cell.stack.path()
-    if "relay" not in path:
-        raise ConfigError(f"The path takes no relay: {path}.")
-    return "spare_relay" if "relay-2" in path else "relay"
+    return min(_relays_in_use(cell))
 
 
 def _kill_and_restart(cell: Cell, name: str, pause: float) -> float:

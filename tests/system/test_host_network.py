@@ -183,7 +183,7 @@ async def main():
     changes.close()
 asyncio.run(main())
 """)
-    assert 1 <= found["calls"] <= 5, "32 changes; on a busy machine the burst takes longer than the quiet that ends one"
+    assert found["calls"] in (1, 2)
 
 
 def test_refused_netlink_changes_are_an_error_that_names_the_device() -> None:
@@ -250,7 +250,7 @@ async def main():
     sh("ip", "-6", "addr", "add", "2001:db8:7::7/64", "dev", "lan", "nodad")
     sh("ip", "-6", "route", "add", "default", "via", "2001:db8:7::1")
     view = await netlink.view()
-    found["ipv6"] = [view.ipv4.gateway, view.ipv6.source]
+    found["ipv6"] = [view.ipv4.gateway, view.ipv6.gateway, view.ipv6.source]
     sh("ip", "link", "set", "other", "down")
     await asyncio.sleep(0.2)
     found["unplugged"] = await look()
@@ -261,5 +261,5 @@ asyncio.run(main())
     assert found["portal"] == [["192.0.2.7"], [None, "192.0.2.7"], True]
     assert found["open"] == [["192.0.2.7"], ["192.0.2.1", "192.0.2.7"], True]
     assert found["worse"] == found["open"]
-    assert found["ipv6"] == ["192.0.2.2", "2001:db8:7::/64"]
+    assert found["ipv6"] == ["192.0.2.2", None, "2001:db8:7::/64"]
     assert found["unplugged"] == [["192.0.2.7", "2001:db8:7::7"], None, True]

@@ -11,7 +11,7 @@ from firezone.base.timing import SECOND
 from firezone.proto.roaming import LONGEST_ABSENCE, LONGEST_NAP, Roaming, Verdict
 
 WIFI = WayOut(2, "192.168.1.1", "192.168.1.7")
-WIFI6 = WayOut(2, "fe80::1", "2001:db8:1::/64")
+WIFI6 = WayOut(2, None, "2001:db8:1::/64")
 HOME = NetworkView(("192.168.1.7", "2001:db8:1::7"), WIFI, WIFI6)
 MOBILE = NetworkView(("10.7.7.7",), WayOut(3, None, "10.7.7.7"), None)
 NOWHERE = NetworkView()
