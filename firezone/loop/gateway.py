@@ -1,20 +1,24 @@
-"""The gateway's outer loop: addresses and routes of its device, masquerade, health check."""
+"""The gateway's outer loop: addresses and routes of its device, masquerade, names of the site, DNS server, health check."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from firezone.base.net import TUNNEL_V4, TUNNEL_V6
+from firezone.io.dns_forwarder import DnsForwarder
 from firezone.io.firewall import set_up_forwarding, take_down_forwarding
 from firezone.io.health import HealthServer
+from firezone.io.nameservers import Nameservers
 from firezone.io.service_manager import notify_ready
+from firezone.io.site_resolver import SiteResolver
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
-from firezone.proto.gateway.state import AccessChanged, GatewayState, GatewayTunConfig
+from firezone.proto.gateway.state import AccessChanged, GatewayState, GatewayTunConfig, ResolveName
 from firezone.proto.phoenix.login import COMPATIBLE_GATEWAY_VERSION, LoginUrl
 from firezone.wire.portal import gateway as wire
 
@@ -38,6 +42,10 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         self.ready = asyncio.Event()
         """Set when the first `init` of the portal is applied."""
         self._health = HealthServer(config.health_check_address, lambda: self.portal.is_joined)
+        self._configuring = asyncio.Lock()
+        self._nameservers = Nameservers(mark=ends.mark)
+        self._resolver = SiteResolver(mark=ends.mark, prefer=lambda: self._nameservers.fastest)
+        self._dns = DnsForwarder(lambda: self._nameservers.fastest, mark=ends.mark)
 
     def login_url(self) -> LoginUrl:
         config = self.config
@@ -54,6 +62,7 @@ class GatewayProgram(TunnelProgram[GatewayState]):
                 self.ends.device, outgoing=list(self.config.masquerade), is_own_address_open=self.config.is_own_address_open
             )
         await self._health.start()
+        self._nameservers.start()
 
     def on_moved(self, addresses: tuple[str, ...]) -> None:
         """Keeps keys, clients and what they may: a gateway's key lasts as long as its process, and ICE finds the new paths.
@@ -66,6 +75,8 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         self._offer(addresses)
 
     async def clean_up(self) -> None:
+        self._nameservers.stop()
+        self._dns.close()
         await self._health.stop()
         if self.ends.device is not None and self.config.manage_firewall:
             take_down_forwarding(self.ends.device)
@@ -74,16 +85,31 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         match event:
             case GatewayTunConfig(ipv4, ipv6):
                 if self.netlink is not None:
-                    await self.netlink.set_addresses([ipv4, ipv6])
-                    await self.netlink.set_routes([TUNNEL_V4, TUNNEL_V6])
+                    async with self._configuring:
+                        await self.netlink.set_addresses([ipv4, ipv6])
+                        await self.netlink.set_routes([TUNNEL_V4, TUNNEL_V6])
+                        await self._dns.bind([ipv4, ipv6] if has_ipv6(self.ends.device) else [ipv4])
                 log.info("tunnel configured", ipv4=ipv4, ipv6=ipv6)
                 if not self.ready.is_set():
                     self.ready.set()
                     notify_ready()
+            case ResolveName(domain):
+                addresses = await self._resolver.resolve(domain)
+                log.debug("name resolved", domain=domain, addresses=[str(address) for address in addresses])
+                self.state.handle_resolved(domain, addresses, self.clock.now())
+                self.host.tunnel.touch()
             case AccessChanged(client, resource, what):
                 log.info(f"access {what}", client=client, resource=resource)
             case _:
                 log.debug("event", event=type(event).__name__)
+
+
+def has_ipv6(device: str | None) -> bool:
+    """Tells whether a device can have IPv6 addresses on this host."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
 
 
 async def run_gateway(config: GatewayConfig) -> None:
