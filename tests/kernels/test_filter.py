@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import itertools
 
@@ -222,3 +223,24 @@ def test_icmp_errors_out_of_the_tunnel_are_dropped_by_whoever_has_rules_and_pass
         packets.ip("100.64.0.1", "10.0.0.7", packets.ICMP, bytes([13]) + bytes(19)),
     ]
     assert admit(table, questions, [0] * 2, from_tunnel=True) == [Reason.NONE] * 2
+
+
+@given(st.lists(st.tuples(packets.well_formed(), st.booleans()), max_size=12), filters(0), st.lists(rules(), max_size=4))
+def test_added_rules_are_as_if_they_had_been_there(rows: list[tuple[bytes, bool]], first: PeerFilterSet, more: list[Rule]) -> None:
+    table = FilterTable()
+    apply(table, first)
+    table.add_rules(0, [(r.network, r.permit_all, r.tcp, r.udp, r.icmp) for r in more])
+    wanted = first if first.rules is None else dataclasses.replace(first, rules=first.rules + tuple(more))
+    for packet, is_out in rows:
+        decide = twin.from_tunnel if is_out else twin.to_tunnel
+        assert admit(table, [packet], [0], from_tunnel=is_out) == [decide(wanted, ip_twin.parse(packet, False))]
+
+
+def test_rules_of_a_peer_without_a_filter_are_not_added() -> None:
+    table = FilterTable()
+    table.add_rules(0, [(ipaddress.ip_network("0.0.0.0/0"), True, (), (), True)])
+    table.set_peer(1, [], None, None)
+    table.add_rules(1, [(ipaddress.ip_network("0.0.0.0/0"), False, (), (), False)])
+    packet = packets.udp("10.0.0.1", "10.0.0.2")
+    assert admit(table, [packet], [0], from_tunnel=True) == [Reason.NOT_PERMITTED]
+    assert admit(table, [packet], [1], from_tunnel=True) == [Reason.REFUSED_SOURCE]

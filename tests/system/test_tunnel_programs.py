@@ -31,7 +31,7 @@ pytestmark = pytest.mark.root
 TOKEN = "s3cret-token"
 DEADLINE_S = 15.0
 CLIENT_INTERFACE = {"ipv4": "100.64.0.9", "ipv6": "fd00:2021:1111::9"}
-GATEWAY_INIT = {
+GATEWAY_INIT: dict[str, Any] = {
     "interface": {"ipv4": "100.64.0.2", "ipv6": "fd00:2021:1111::2"},
     "config": {"ipv4_masquerade_enabled": True, "ipv6_masquerade_enabled": True},
     "relays": [],
@@ -311,6 +311,31 @@ async def test_the_gateway_sets_the_host_up_and_takes_it_down(
     assert "firezone_gateway" not in namespace.run("nft", "list", "tables").stdout
     assert not has_device(namespace)
     assert rules(namespace) == 0
+    assert "Traceback" not in program.text()
+
+
+def ask_dns(namespace: Namespace, address: str, way: str) -> str:
+    """Asks the gateway's DNS server for a TXT record and returns the word for what comes back."""
+    code = (
+        "import dns.flags, dns.message, dns.query, dns.rcode\nq = dns.message.make_query('a.test', 'TXT')\n"
+        f"a = dns.query.{way}(q, '{address}', timeout=7, port=53535)\nprint(dns.rcode.to_text(a.rcode()), *a.answer)"
+    )
+    return namespace.run(sys.executable, "-c", code).stdout.strip()
+
+
+async def test_the_gateway_answers_dns_on_its_tunnel_addresses_also_after_another_init(
+    namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path
+) -> None:
+    """Nobody answers behind it in this namespace: clients are told so at once instead of waiting."""
+    portal.init = GATEWAY_INIT
+    program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url)
+    loop = asyncio.get_running_loop()
+    for count in (1, 2):
+        await until(lambda count=count: program.text().count("tunnel configured") == count)
+        for way in ("udp", "tcp"):
+            for address in GATEWAY_INIT["interface"].values():
+                assert await loop.run_in_executor(None, ask_dns, namespace, address, way) == "SERVFAIL"
+        await portal.push("init", GATEWAY_INIT)
     assert "Traceback" not in program.text()
 
 
