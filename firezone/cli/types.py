@@ -14,8 +14,8 @@ _UNITS = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "sec": 1, "secs": 1, "m": 60, "min": 60, "mins": 60, "h": 3600, "hr": 3600,
     "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800, "weeks": 604800,
 }  # fmt: skip
-_DNS_METHODS = {"systemd-resolved", "etc-resolv-conf"}
-"""Methods of the original that this version does not have."""
+DNS_METHODS = ("systemd-resolved", "etc-resolv-conf", "disabled")
+"""As the original spells them; the default first."""
 
 
 class Duration(click.ParamType[Instant]):
@@ -42,15 +42,13 @@ class ApiUrl(click.ParamType[str]):
 
 
 class DnsControl(click.ParamType[str]):
-    """How the machine's DNS is set. Only `disabled` so far; the original's other methods get a reason, not a riddle."""
+    """How the machine's DNS is set."""
 
     name = "method"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in _DNS_METHODS:
-            self.fail(f"{value} is not built yet: this version leaves the machine's DNS alone. Use disabled.", param, ctx)
-        if value != "disabled":
-            self.fail(f"{value!r} is no DNS method. This version has one: disabled.", param, ctx)
+        if value not in DNS_METHODS:
+            self.fail(f"{value!r} is no DNS method. There are: {', '.join(DNS_METHODS)}.", param, ctx)
         return str(value)
 
 

@@ -8,7 +8,7 @@ import click
 
 import firezone
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, DnsControl, Duration
+from firezone.cli.types import DNS_METHODS, ApiUrl, DnsControl, Duration
 
 DEFAULT_API_URL = "wss://api.firezone.dev/"
 
@@ -16,7 +16,9 @@ EPILOG = """\b
 Examples:
   FIREZONE_TOKEN=... python -m firezone.client --api-url ws://portal.example:8081
   python -m firezone.client --check
+  python -m firezone.client dns revert
 \b
+"dns status" tells how the machine resolves names, "dns revert" puts back what a killed client left; the next start does so too.
 The token is read from $FIREZONE_TOKEN or from the token file, never from the command line, which every user can read.
 Signals: SIGTERM and SIGINT end the client, SIGHUP makes it reconnect, SIGUSR2 writes counters to $FIREZONE_COUNTERS_FILE.
 Variables: RUST_LOG filters the log (info,firezone.proto=debug), FIREZONE_UDP_SEND_BUFFER_SIZE and
@@ -26,7 +28,9 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(firezone.__version__, "-V", "--version", prog_name="firezone-headless-client")
-@click.argument("mode", required=False, type=click.Choice(["standalone"]), metavar="[standalone]")
+@click.argument(
+    "mode", nargs=-1, metavar="[standalone | dns status | dns revert]", callback=lambda _ctx, _param, words: check_mode(words)
+)
 @click.option("-u", "--api-url", cls=Option, envvar="FIREZONE_API_URL", type=ApiUrl(), default=DEFAULT_API_URL,
               show_default=True, help="The portal.")  # fmt: skip
 @click.option("--token-path", cls=Option, envvar="FIREZONE_TOKEN_PATH", type=click.Path(path_type=Path),
@@ -42,8 +46,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
               help="Format of the log on stdout.")  # fmt: skip
 @click.option("-m", "--max-partition-time", cls=Option, envvar=["MAX_PARTITION_TIME", "FIREZONE_MAX_PARTITION_TIME"],
               type=Duration(), help="Give up after this long without the portal, for example 30m. [default: never]")  # fmt: skip
-@click.option("--dns-control", cls=Option, envvar="FIREZONE_DNS_CONTROL", type=DnsControl(), default="disabled", show_default=True,
-              help="How the machine's DNS is set. This version leaves it alone: disabled.")  # fmt: skip
+@click.option("--dns-control", cls=Option, envvar="FIREZONE_DNS_CONTROL", type=DnsControl(), default=DNS_METHODS[0],
+              show_default=True, help="How the machine's DNS is set: systemd-resolved, etc-resolv-conf or disabled.")  # fmt: skip
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
@@ -54,17 +58,22 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--check", is_flag=True, help="Check the configuration and exit: 0 when it is fine, 1 when not.")
 @click.option("--exit", "exit_after_setup", is_flag=True, help="Exit with 0 once the tunnel is configured.")
 def main(
-    mode: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
+    mode: tuple[str, ...], api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int | None, dns_control: str, ca_file: Path | None, inc_buf: bool, check: bool,
     exit_after_setup: bool, reader_threads: str,
 ) -> None:  # fmt: skip
     """Connects this machine to the resources a Firezone portal grants it."""
     from firezone.base.errors import ConfigError
     from firezone.cli import identity, start, token
+    from firezone.io.dns_control import recover
 
+    if mode[:1] == ("dns",):
+        control_dns(mode[1])
+        return
     from_environment = token.take_environment_token()
     try:
         start.start_logging("firezone.client", file_base="firezone-headless-client", directory=log_dir, log_format=log_format)
+        recover(dns_control)
         device_id = firezone_id or identity.load_device_id(identity.CLIENT_ID_FILE)
         secret = token.find_token(from_environment, token_path)
     except ConfigError as error:
@@ -75,7 +84,8 @@ def main(
 
     config = ClientConfig(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
-        max_partition=max_partition_time, raise_buffers=inc_buf, ca_file=None if ca_file is None else str(ca_file),
+        max_partition=max_partition_time, raise_buffers=inc_buf, dns_control=dns_control,
+        ca_file=None if ca_file is None else str(ca_file),
         exit_after_setup=exit_after_setup, reader_threads=reader_threads, device_serial=identity.smbios_value("product_serial"),
         device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip
@@ -87,6 +97,29 @@ def main(
         click.echo("The configuration is fine.")
         return
     start.run_program(run_client(config), prefix="Firezone disconnected")
+
+
+def check_mode(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the words before and between the options, refusing what is no mode."""
+    if words not in ((), ("standalone",), ("dns", "status"), ("dns", "revert")):
+        raise click.UsageError(f"{' '.join(words)!r} is no mode. There are: standalone, dns status, dns revert.")
+    return words
+
+
+def control_dns(action: str) -> None:
+    """Tells about the machine's DNS, or puts back what a killed client left of its own."""
+    import asyncio
+
+    from firezone.base.errors import ConfigError
+    from firezone.cli import start
+    from firezone.io.dns_control import revert_all, status
+    from firezone.io.tun_device import DEFAULT_NAME
+
+    try:
+        lines = asyncio.run(status(DEFAULT_NAME) if action == "status" else revert_all(DEFAULT_NAME))
+    except ConfigError as error:
+        start.fail("", error)
+    click.echo("\n".join(lines) or "Nothing to put back.")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from firezone.io.dns_control import DISABLED, make_dns_control
 from firezone.io.service_manager import notify_ready
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
@@ -36,13 +37,20 @@ class ClientProgram(TunnelProgram[ClientState]):
         """Set when the first TUN configuration is applied."""
         self._applying = asyncio.Lock()
         self._newest: TunConfig | None = None
+        self.dns = make_dns_control(DISABLED if ends.device is None else config.dns_control)
 
     def login_url(self) -> LoginUrl:
         return client_login_url(self.config)
 
     async def prepare(self) -> None:
+        await self.dns.start()
         if self._owns_process:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.on_hangup)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives the machine its DNS back while the tunnel still answers: between the two no name would resolve."""
+        await self.dns.revert()
+        await super()._end(loop)
 
     def on_moved(self, addresses: tuple[str, ...]) -> None:
         self.reset("another network", addresses)
@@ -68,17 +76,23 @@ class ClientProgram(TunnelProgram[ClientState]):
                 await self._apply(event)
             case ResourcesUpdated(resources):
                 log.info("resources", count=len(resources), online=sum(view.status.name == "ONLINE" for view in resources))
+                await self.dns.flush()
             case _:
                 log.debug("event", event=type(event).__name__)
 
     async def _apply(self, config: TunConfig) -> None:
-        """Sets addresses, then routes. Of several configurations that wait only the newest is applied."""
+        """Sets addresses, then DNS, then routes: when these attract traffic, the sentinels are asked already.
+
+        Of several configurations that wait only the newest is applied.
+        """
         self._newest = config
         async with self._applying:
             if self._newest is not config:
                 return
-            if self.netlink is not None:
+            if self.netlink is not None and self.ends.device is not None:
                 await self.netlink.set_addresses([config.ipv4, config.ipv6])
+                if config.dns_servers:
+                    await self.dns.apply(config.dns_servers, config.search_domain, self.ends.device)
                 await self.netlink.set_routes(config.routes)
             log.info("tunnel configured", ipv4=config.ipv4, ipv6=config.ipv6, routes=len(config.routes))
             if not self.ready.is_set():

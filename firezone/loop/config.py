@@ -37,6 +37,8 @@ class ClientConfig(TunnelConfig):
 
     exit_after_setup: bool = False
     """End with success once the first TUN configuration is applied."""
+    dns_control: str = "disabled"
+    """How the machine's DNS is set: systemd-resolved, etc-resolv-conf or disabled."""
     device_serial: str | None = None
     device_uuid: str | None = None
 

@@ -50,6 +50,9 @@ class TunConfig:
     ipv4: str
     ipv6: str
     routes: tuple[Network, ...]
+    dns_servers: tuple[str, ...] = ()
+    """The sentinels the machine is to ask; none leaves its DNS alone."""
+    search_domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,11 +122,18 @@ def test_the_check_covers_the_portals_url(url: str) -> None:
     assert "API URL" in result.stderr
 
 
-def test_other_dns_methods_are_refused_for_now() -> None:
-    assert check("--dns-control", "disabled", FIREZONE_TOKEN="abc").exit_code == 0
-    result = check(FIREZONE_TOKEN="abc", FIREZONE_DNS_CONTROL="etc-resolv-conf")
-    assert result.exit_code == 2
-    assert "not built yet" in result.stderr
+def test_the_dns_method_comes_from_option_or_variable(config: list[Any]) -> None:
+    assert run(client, "--dns-control", "disabled", FIREZONE_TOKEN="abc").exit_code == 0
+    assert run(client, FIREZONE_TOKEN="abc", FIREZONE_DNS_CONTROL="etc-resolv-conf").exit_code == 0
+    assert run(client, FIREZONE_TOKEN="abc").exit_code == 0
+    assert [one.dns_control for one in config] == ["disabled", "etc-resolv-conf", "systemd-resolved"]
+
+
+def test_an_unknown_dns_method_or_mode_is_wrong_usage() -> None:
+    result = check("--dns-control", "nrpt", FIREZONE_TOKEN="abc")
+    assert (result.exit_code, "There are: systemd-resolved, etc-resolv-conf, disabled" in result.stderr) == (2, True)
+    result = check("dns", "remove", FIREZONE_TOKEN="abc")
+    assert (result.exit_code, "There are: standalone, dns status, dns revert" in result.stderr) == (2, True)
 
 
 def test_an_empty_id_is_ignored_and_a_stored_one_is_used(tmp_path: Path, config: list[Any]) -> None:

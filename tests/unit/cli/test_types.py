@@ -54,10 +54,9 @@ def test_addresses_have_a_port_and_ipv6_has_brackets() -> None:
             convert(HostPort(), text)
 
 
-def test_dns_methods_of_the_original_are_refused_with_a_reason() -> None:
-    assert convert(DnsControl(), "disabled") == "disabled"
-    with pytest.raises(click.BadParameter, match=r"systemd-resolved is not built yet.*Use disabled"):
-        convert(DnsControl(), "systemd-resolved")
+def test_dns_methods_are_spelled_as_the_original_spells_them() -> None:
+    for method in ("systemd-resolved", "etc-resolv-conf", "disabled"):
+        assert convert(DnsControl(), method) == method
     with pytest.raises(click.BadParameter, match="no DNS method"):
         convert(DnsControl(), "EtcResolvConf")
 
