@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,7 @@ from firezone.base.errors import ConfigError
 from firezone.base.rng import Rng
 from firezone.base.timing import SECOND, Instant, UnixTime
 from firezone.io.websocket import SILENT_LOGGER
+from firezone.loop.portal_control import Answer, ControlSocket, administer
 from firezone.loop.portal_policy import PolicyFile
 from firezone.loop.portal_store import SqliteStore
 from firezone.proto.portal.login import Login, LoginRejected, RelayLogin, Upgrade
@@ -87,6 +89,7 @@ class PortalServer:
         self._peers: dict[int, _Peer] = {}
         self._logins: WeakKeyDictionary[ServerConnection, Login | RelayLogin] = WeakKeyDictionary()
         self._next_number = 0
+        self._control = ControlSocket(options.state, self._administer)
         self._wake = asyncio.Event()
         self._server: Server | None = None
 
@@ -111,6 +114,7 @@ class PortalServer:
             if error.errno == errno.EADDRINUSE:
                 reason = "another program listens there; choose another address with --bind"
             raise ConfigError(f"Cannot listen on {options.host} port {options.port}: {reason}.") from error
+        await self._control.start()
         _log.info("portal is listening", url=self.url, policy=str(options.config), state=str(options.state))
 
     async def run(self) -> None:
@@ -121,6 +125,7 @@ class PortalServer:
 
     async def stop(self) -> None:
         """Closes every connection and the state."""
+        self._control.stop()
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(TimeoutError):
@@ -138,6 +143,14 @@ class PortalServer:
         self._carry_out()
         _log.info("policy reloaded", resources=len(book.resources), policies=len(book.policies))
         return True
+
+    def _administer(self, request: dict[str, Any]) -> Answer:
+        """Does what an administrator asks for at the control socket."""
+        if request.get("command") == "reload":
+            return {"is_taken": self.reload()}
+        answer = administer(self._service, request, self._clock(), self._wall_clock())
+        self._carry_out()
+        return answer
 
     async def _keep_time(self) -> None:
         while True:

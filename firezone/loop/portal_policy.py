@@ -29,15 +29,7 @@ class PolicyFile:
             hint = "; `init` writes one" if isinstance(error, FileNotFoundError) else ""
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(f"The policy {self._path} cannot be read: {reason}{hint}.") from error
-        try:
-            return read_policy(tomllib.loads(text), _zone)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{self._path}: not TOML: {error}.") from error
-        except PolicyError as error:
-            line = find_line(text, error.where)
-            place = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in error.where).lstrip(".")
-            where = ", ".join(part for part in (f"line {line}" if line else "", place) if part)
-            raise ConfigError(f"{self._path}, {where}: {error}." if where else f"{self._path}: {error}.") from error
+        return parse_policy(text, self._path)
 
     def has_changed(self) -> bool:
         """Tells whether the file is another one than `load` saw; a file that is gone has not changed."""
@@ -49,6 +41,19 @@ class PolicyFile:
     def _stat(self) -> tuple[int, int, int]:
         status = self._path.stat()
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def parse_policy(text: str, path: Path) -> PolicyBook:
+    """Reads the text of a policy. Raises ConfigError that names `path`, line and key."""
+    try:
+        return read_policy(tomllib.loads(text), _zone)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}.") from error
+    except PolicyError as error:
+        line = find_line(text, error.where)
+        place = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in error.where).lstrip(".")
+        where = ", ".join(part for part in (f"line {line}" if line else "", place) if part)
+        raise ConfigError(f"{path}, {where}: {error}." if where else f"{path}: {error}.") from error
 
 
 def _zone(name: str) -> tzinfo:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from firezone.base.errors import ConfigError
+from firezone.portal.commands import DEFAULT_CONFIG
+from firezone.portal.commands import fail as _fail
+from firezone.portal.devices import device
+from firezone.portal.tables import GROUPS
+from firezone.portal.tokens import token
 
 if TYPE_CHECKING:
     import ssl
 
     from firezone.loop.portal import PortalOptions
 
-DEFAULT_CONFIG = "policy.toml"
 DEFAULT_BIND = "127.0.0.1:8081"
 
 EPILOG = """
@@ -26,15 +30,30 @@ A first portal in three steps:
   ... and the gateway's and client's commands that init has printed.
 
 \b
+Then, while it runs or not:
+  python -m firezone.portal resource add Wiki wiki.example.com --for Everyone
+  python -m firezone.portal user add ann --group Staff
+  python -m firezone.portal token add client --for ann
+  python -m firezone.portal policy add Staff Wiki --hours M/08:00-18:00/UTC
+  python -m firezone.portal device list
+Each kind of thing has add, list, disable, enable and remove; ask any of
+them for --help. What you decide is in the policy file, which they edit
+without touching your comments; what devices have told the portal is in
+its state, which the running portal changes for them.
+
+\b
 The policy file is TOML. Its tables:
-  [account]          name, slug, search_domain, upstream_dns
-  [[site]]           name
+  [account]          name, slug, search_domain, upstream_dns,
+                     upstream_doh
+  [[site]]           name, enabled
   [[gateway_token]]  name, site, sha256, expires, revoked
   [[user]]           name, enabled
   [[group]]          name, members          ("Everyone" always exists)
   [[client_token]]   name, user, sha256, expires, revoked
-  [[resource]]       name, address, sites, filters, description
-  [[policy]]         group, resource, enabled, expires,
+  [[resource]]       name, address (a network, an IP address, a name or
+                     a pattern) or internet = true, sites, filters,
+                     description, ip_stack, enabled
+  [[policy]]         group, resource, name, enabled, expires,
                      remote_ip, remote_ip_not, hours
 init writes one in which every key is explained. Save it while the portal
 runs and everybody is told at once; a mistake is named with its line and
@@ -142,31 +161,6 @@ def init(
         click.echo(f"\n# {title}:\n{command}")
 
 
-@main.command()
-@click.argument("kind", type=click.Choice(["gateway", "client", "relay"]))
-@click.option("--for", "owner", default=None, help="Site of a gateway, user of a client; a relay is for everybody.")
-@click.option("--name", default=None, help="What the token is for.")
-@click.option("--out", default=None, type=click.Path(path_type=Path, dir_okay=False), help="File for the token.")
-def token(kind: str, owner: str | None, name: str | None, out: Path | None) -> None:
-    """Make a token: its text into a file, and the lines for the policy on the screen."""
-    from firezone.portal.starter import new_token, token_block, write_secret
-    from firezone.proto.portal.model import token_hash
-
-    if kind != "relay" and owner is None:
-        raise click.UsageError(f"--for is missing: the {'site' if kind == 'gateway' else 'user'} that the token is for.")
-    text = new_token()
-    # Named by its hash: a file's name is no place for a part of the token.
-    path = out or Path(f"{kind}-{token_hash(text)[:6]}.token")
-    try:
-        write_secret(path, text)
-    except FileExistsError:
-        _fail(ConfigError(f"{path} exists already; name another file by --out."))
-    except OSError as error:
-        _fail(ConfigError(f"{path} cannot be written: {error.strerror}."))
-    block = token_block(kind, owner or "", name or path.stem, text)
-    click.echo(f"# The token is in {path}. Add to the policy:\n{block}", nl=False)
-
-
 def _options(config: Path, state: Path | None, bind: str, cert: Path | None, key: Path | None) -> PortalOptions:
     from firezone.loop.portal import PortalOptions
 
@@ -262,9 +256,8 @@ def _plural(word: str, count: int) -> str:
     return word.removesuffix("y") + "ies" if word.endswith("cy") else word + "s"
 
 
-def _fail(error: ConfigError) -> NoReturn:
-    click.echo(f"Error: {error}", err=True)
-    sys.exit(1)
+for _group in (*GROUPS.values(), token, device):
+    main.add_command(_group)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,16 @@ name = "Home"
 slug = "home"
 # search_domain = "home.arpa"          # appended to short names on clients
 # upstream_dns = ["192.168.1.1"]       # DNS servers clients shall use
+# upstream_doh = ["https://dns.quad9.net/dns-query"]     # the same over HTTPS, for the newest clients
 
 # ---- Sites: a site is one or more gateways that reach the same networks ------------------------------------------
 [[site]]
 name = {site}
 # Everything may have an id = "<uuid>"; with it a thing keeps its identity when it is renamed.
+# enabled = false                      # its gateways are out, and nothing is reached by it
 
 # A gateway logs in with a token of its site. Only the hash is kept here: sha256 of the text of the token.
-# `python -m firezone.portal token gateway --for {site_plain}` makes another one.
+# `python -m firezone.portal token add gateway --for {site_plain}` adds another one.
 [[gateway_token]]
 name = "first gateway"
 site = {site}
@@ -56,7 +58,7 @@ sha256 = "{client_hash}"
 # ---- Relays: carry what finds no direct path; without one, peers behind two difficult NATs do not meet -----------
 {relays}
 # A relay logs in with a token, and devices get credentials for it from here. Up to two are told to each device.
-# `python -m firezone.portal token relay` makes one.
+# `python -m firezone.portal token add relay` adds one.
 # [[relay_token]]
 # name = "Frankfurt"
 # sha256 = "<sha256 of the text of the token>"
@@ -68,7 +70,7 @@ sha256 = "{client_hash}"
 # ipv4 = "203.0.113.7"                 # ipv4, ipv6 or both
 # secret = "<64 lower-case hex digits>"
 
-# ---- Resources: an address or a network behind a site ------------------------------------------------------------
+# ---- Resources: addresses, networks and names behind a site, or the Internet -------------------------------------
 {resources}
 # [[resource]]
 # name = "Web server"
@@ -76,12 +78,25 @@ sha256 = "{client_hash}"
 # sites = [{site}]
 # description = "https://192.168.1.10"
 # filters = ["tcp/80", "tcp/8000-8100", "udp", "icmp"]     # everything if left out
+# enabled = false                      # nobody reaches it
+
+# [[resource]]
+# name = "Intranet"
+# address = "**.corp.example"          # a name, or a pattern: * is one label, ** any number of labels, ? one character
+# ip_stack = "ipv4_only"               # dual (if left out), ipv4_only or ipv6_only
+# sites = [{site}]
+
+# [[resource]]
+# name = "Internet"                    # everything else; best at a site of its own
+# internet = true
+# sites = [{site}]
 
 # ---- Policies: a group may reach a resource; without a policy nobody reaches anything ----------------------------
 {policies}
 # [[policy]]
 # group = "Family"
 # resource = "Web server"
+# name = "family at home"              # as the policy is called in the subcommands; "Family:Web server" if left out
 # expires = 2030-01-01T00:00:00Z
 # remote_ip = ["203.0.113.0/24"]       # only when the client comes from here
 # remote_ip_not = ["198.51.100.7"]
