@@ -138,7 +138,26 @@ def device_deleted(stack: Stack) -> dict[str, Any]:
     return {"status": status, "says": "is gone" in stack.client.log.read_text()}
 
 
+def plain_tun(stack: Stack) -> dict[str, Any]:
+    """Both ends on a kernel that offers no offload for TUN: every packet is read and written alone."""
+    (stack.logs / "sitecustomize.py").write_text("import firezone.io.tun_device as device\ndevice._OFFLOADS = ()\n")
+    os.environ["PYTHONPATH"] = f"{stack.logs}:{os.environ['PYTHONPATH']}"
+    for name in ("gateway", "client"):
+        program = getattr(stack, name)
+        program.stop()
+        setattr(stack, name, program.restart())
+    client = stack.topology.client
+    wait_for_page(client, RESOURCE_ADDRESS, RESOURCE_PORT, RETRY_LIMIT_S)
+    start_iperf(stack.topology.resource, stack.logs)
+    moved = [throughput(client, RESOURCE_ADDRESS, 1.5, reverse=reverse)["bytes"] for reverse in (False, True)]
+    for name in ("gateway", "client"):
+        getattr(stack, name).stop()
+    tun: list[Any] = [stack.counters(name)["tun"] for name in ("gateway", "client")]
+    return {"megabytes": [size // 1_000_000 for size in moved], "offload": [counters["offload"] for counters in tun]}
+
+
 SCENARIOS = {
+    "plain_tun": plain_tun,
     "device_deleted": device_deleted,
     "kill_and_restart": kill_and_restart,
     "flood_with_garbage": flood_with_garbage,

@@ -55,3 +55,9 @@ def test_client_starts_over_on_sighup_any_number_of_times() -> None:
 def test_deleted_device_ends_the_client_with_a_reason(reader_threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIREZONE_READER_THREADS", reader_threads)
     assert run("device_deleted") == {"status": 1, "says": True}
+
+
+def test_a_whole_transfer_crosses_a_tun_device_without_offload() -> None:
+    found = run("plain_tun")
+    assert found["offload"] == ["none", "none"]
+    assert all(size > 5 for size in found["megabytes"]), found
