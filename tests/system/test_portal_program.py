@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -15,14 +16,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from websockets.asyncio.client import connect
 
 from firezone.base.errors import PortalError
 from firezone.base.rng import SeededRng
 from firezone.loop.portal_connection import PortalConnection
 from firezone.proto.phoenix.login import LoginUrl
+from firezone.wire.phoenix import Push, decode_inbound, encode_frame
 from firezone.wire.portal import client, gateway
+from firezone.wire.portal.shared import PublicKey
+from firezone.wire.portal.v2 import client as v2_client
+from firezone.wire.portal.v2 import gateway as v2_gateway
 
 DEADLINE_S = 15.0
 COMMAND = [sys.executable, "-m", "firezone.portal"]
@@ -260,6 +267,63 @@ async def test_it_answers_health_checks_and_plain_requests(port: int, start: Cal
     assert not (await asyncio.wait_for(reader.read(), DEADLINE_S)).startswith(b"HTTP/1.1 1")
     writer.close()
     assert "Traceback" not in program.text()
+
+
+async def test_version_2_is_refused_by_problems_and_asked_to_come_later(
+    directory: Path, port: int, start: Callable[..., Program]
+) -> None:
+    program = start()
+    await program.until("listening")
+
+    async def ask(authorization: str) -> tuple[str, dict[str, str], dict[str, Any]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET /client/v2/websocket?external_id=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c9eoqCJpa8sQVHy8zLzpEQ==\r\nUser-Agent: a headless-client/1.5.12\r\n"
+            + authorization.encode() + b"\r\n"
+        )  # fmt: skip
+        head, _, body = (await asyncio.wait_for(reader.read(), DEADLINE_S)).decode().partition("\r\n\r\n")
+        writer.close()
+        status, *lines = head.split("\r\n")
+        return status, {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, json.loads(body)
+
+    status, headers, problem = await ask("")
+    assert (status, headers["content-type"]) == ("HTTP/1.1 401 Unauthorized", "application/problem+json")
+    assert problem["code"] == "missing_token"
+    status, _, problem = await ask(f"X-Authorization: Bearer {token(directory, 'client').strip()}\r\n")
+    assert (status, problem["code"]) == ("HTTP/1.1 400 Bad Request", "invalid_connect_params")
+    status, headers, problem = await ask(f"X-Authorization: Bearer {token(directory, 'client').strip()}\r\n")
+    assert (status, headers["retry-after"], problem["code"]) == ("HTTP/1.1 503 Service Unavailable", "1", "rate_limit")
+    assert token(directory, "client").strip() not in program.text()
+
+
+async def test_a_device_of_version_2_logs_in_and_is_served(directory: Path, port: int, start: Callable[..., Program]) -> None:
+    program = start()
+    await program.until("listening")
+    said: list[Any] = []
+    for role, words, key in (("gateway", v2_gateway, b"\x02"), ("client", v2_client, b"\x01")):
+        query = urlencode({"external_id": role, "name": role, "public_key": PublicKey(key * 32).to_text()})
+        headers = {"X-Authorization": f"Bearer {token(directory, role).strip()}"}
+        agent = f"Debian/12 {'headless-client/1.5.12' if role == 'client' else 'gateway/1.6.1'}"
+        websocket = await connect(f"ws://127.0.0.1:{port}/{role}/v2/websocket?{query}", additional_headers=headers,
+                                  user_agent_header=agent, compression=None)  # fmt: skip
+        said.append(websocket)
+        await websocket.send(encode_frame(role, "phx_join", b"null", 0))
+        assert '"status":"ok"' in await asyncio.wait_for(websocket.recv(), DEADLINE_S)
+        frame = decode_inbound(await asyncio.wait_for(websocket.recv(), DEADLINE_S))
+        assert isinstance(frame, Push)
+        init = words.FROM_PORTAL.decode(frame.event, frame.payload)
+    served, asker = said
+    await asker.send(encode_frame("client", *v2_client.TO_PORTAL.encode(
+        v2_client.RequestAuthorization(resource_id=init.resources[0].id, connected_gateway_ids=())), 1))  # fmt: skip
+    order = json.loads(await asyncio.wait_for(served.recv(), DEADLINE_S))
+    assert order["event"] == "create_authorization"
+    await served.send(encode_frame("gateway", "authorization_created", json.dumps({"ref": order["payload"]["ref"]}).encode(), 1))
+    created = json.loads(await asyncio.wait_for(asker.recv(), DEADLINE_S))
+    assert created["event"] == "authorization_created"
+    assert created["payload"]["site_id"]
+    for websocket in said:
+        await websocket.close()
 
 
 async def test_a_port_that_is_taken_is_said(port: int, start: Callable[..., Program]) -> None:

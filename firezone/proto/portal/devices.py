@@ -26,6 +26,8 @@ class Devices:
         self._rng = rng
         self._by_id: dict[str, Device] = {}
         self._by_identity: dict[tuple[Role, str, str], Device] = {}
+        self._taken: set[int] = set()
+        """Offsets of tunnel addresses in their pools."""
         for device in loaded:
             self._keep(device)
 
@@ -43,8 +45,7 @@ class Devices:
         """Returns the device that has logged in, new or renewed."""
         device = self.find(login)
         if device is None:
-            taken = {int(other.ipv4) - int(TUNNEL_V4.network_address) for other in self._by_id.values()}
-            offset = free_offset(self._rng, taken)
+            offset = free_offset(self._rng, self._taken)
             device = Device(
                 str(uuid.UUID(bytes=self._rng.bytes(16), version=4)), login.role, login.token.owner_id, login.external_id,
                 login.name, login.public_key, SecretBytes(self._rng.bytes(32)), TUNNEL_V4[offset], TUNNEL_V6[offset],
@@ -64,6 +65,7 @@ class Devices:
         """Forgets a device: if it comes again it is another one."""
         del self._by_id[device.id]
         del self._by_identity[device.role, device.owner_id, device.external_id]
+        self._taken.discard(_offset(device))
         self._store.remove_device(device.id)
 
     def _put(self, device: Device) -> None:
@@ -73,3 +75,8 @@ class Devices:
     def _keep(self, device: Device) -> None:
         self._by_id[device.id] = device
         self._by_identity[device.role, device.owner_id, device.external_id] = device
+        self._taken.add(_offset(device))
+
+
+def _offset(device: Device) -> int:
+    return int(device.ipv4) - int(TUNNEL_V4.network_address)

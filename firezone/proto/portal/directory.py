@@ -5,17 +5,18 @@ Source: portal protocol sections 9.7, 9.14, 9.15.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from firezone.base.ids import ResourceId
 from firezone.base.rng import Rng
 from firezone.proto.portal import render
 from firezone.proto.portal.devices import Devices
+from firezone.proto.portal.dialect import Dialect
 from firezone.proto.portal.grants import Grants
 from firezone.proto.portal.model import Device, Location, PolicyBook, Resource, Role
 from firezone.proto.portal.policy import Verdict, judge
 from firezone.proto.portal.presence import Connection, Presence
-from firezone.proto.portal.speaker import Speaker
+from firezone.proto.portal.speaker import Encoded, Speaker
 from firezone.wire.portal import client
 
 Toggled = dict[str, set[ResourceId]]
@@ -32,6 +33,16 @@ class Directory:
     grants: Grants
     speaker: Speaker
     rng: Rng
+    _rendered: dict[tuple[ResourceId, Dialect], client.Resource | None] = field(default_factory=dict)
+    """What the present policy's resources are in each dialect: thousands of clients speak a handful."""
+    _encoded: dict[tuple[ResourceId, Dialect], Encoded] = field(default_factory=dict)
+    """The same as news."""
+
+    def set_book(self, book: PolicyBook) -> None:
+        """Replaces the policy."""
+        self.book = book
+        self._rendered.clear()
+        self._encoded.clear()
 
     def judge(self, device: Device, resource: Resource, utc_s: int) -> Verdict:
         """May the user of this device reach this resource now?"""
@@ -42,7 +53,7 @@ class Directory:
         found: dict[str, client.Resource] = {}
         for resource in self.book.resources.values():
             if resource.site_ids and self.judge(connection.device, resource, utc_s).is_permitted:
-                rendered = render.client_resource(self.book, resource, connection.dialect)
+                rendered = self._render(resource, connection.dialect)
                 if rendered is not None:
                     found[resource.id] = rendered
         return found
@@ -65,7 +76,7 @@ class Directory:
         for resource_id, resource in visible.items():
             before = told.get(resource_id)
             if before != resource or _sites(before) != _sites(resource) or resource_id in again:
-                self.speaker.say(connection, client.ResourceCreatedOrUpdated(resource=resource))
+                self.speaker.say_encoded(connection, self._news(resource, connection.dialect))
 
     def is_owner_active(self, device: Device) -> bool:
         """Tells whether the user of a client, or the site of a gateway, may still log in."""
@@ -78,6 +89,18 @@ class Directory:
         """Returns where a device is: a gateway at its site; of a client nobody knows."""
         site = self.book.sites.get(device.owner_id) if device.role is Role.GATEWAY else None  # type: ignore[call-overload]
         return None if site is None else site.location
+
+    def _render(self, resource: Resource, dialect: Dialect) -> client.Resource | None:
+        key = resource.id, dialect
+        if key not in self._rendered:
+            self._rendered[key] = render.client_resource(self.book, resource, dialect)
+        return self._rendered[key]
+
+    def _news(self, resource: client.Resource, dialect: Dialect) -> Encoded:
+        key = resource.id, dialect
+        if key not in self._encoded:
+            self._encoded[key] = dialect.said.encode(client.ResourceCreatedOrUpdated(resource=resource))
+        return self._encoded[key]
 
 
 def retold(old: PolicyBook, new: PolicyBook) -> Toggled:

@@ -62,11 +62,7 @@ def earlier(*expiries: UnixSeconds | None) -> UnixSeconds | None:
 def _conditions(policy: Policy, remote_ip: str, utc_s: int) -> tuple[list[str], UnixSeconds | None]:
     """Returns the names of the conditions that fail, and the earliest end of those that hold."""
     failed: list[str] = []
-    address = ipaddress.ip_address(remote_ip)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    is_inside = policy.remote_ip is None or any(address in network for network in policy.remote_ip)
-    if not is_inside or any(address in network for network in policy.remote_ip_not):
+    if (policy.remote_ip is not None or policy.remote_ip_not) and not _is_from(policy, remote_ip):
         failed.append("remote_ip")
     ends: list[UnixSeconds | None] = [policy.expires_at]
     if policy.expires_at is not None and utc_s >= policy.expires_at:
@@ -77,6 +73,14 @@ def _conditions(policy: Policy, remote_ip: str, utc_s: int) -> tuple[list[str], 
         if end is None and "current_utc_datetime" not in failed:
             failed.append("current_utc_datetime")
     return failed, earlier(*ends)
+
+
+def _is_from(policy: Policy, remote_ip: str) -> bool:
+    address = ipaddress.ip_address(remote_ip)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    is_inside = policy.remote_ip is None or any(address in network for network in policy.remote_ip)
+    return is_inside and not any(address in network for network in policy.remote_ip_not)
 
 
 def _end_of_hours(hours: tuple[Hours, ...], utc_s: int) -> UnixSeconds | None:

@@ -175,7 +175,8 @@ class PortalService:
 
     def handle_policy(self, book: PolicyBook, now: Instant, utc: UnixTime) -> None:
         """Replaces the policy and tells everybody what changed for them."""
-        old, self._directory.book = self._book, book
+        old = self._book
+        self._directory.set_book(book)
         for connection in self._presence.all(Role.CLIENT):
             if connection.is_joined and _dns(old) != _dns(book):
                 self._speaker.say(connection, render.config_changed(connection.device, book.account, connection.dialect))

@@ -10,6 +10,9 @@ from firezone.proto.portal.outputs import CLOSE_NORMAL, Close, Notice, Output, S
 from firezone.proto.portal.presence import Connection
 from firezone.wire.phoenix import DISCONNECT, PHX_CLOSE, Frame, encode_frame, encode_reply
 
+Encoded = tuple[str, bytes]
+"""An event and its payload."""
+
 
 class Speaker:
     """Puts what is said into the outputs of the portal."""
@@ -18,8 +21,11 @@ class Speaker:
         self._outputs = outputs
 
     def say(self, connection: Connection, message: Any) -> None:
-        event, payload = connection.dialect.said.encode(message)
-        self._push(connection, event, payload)
+        self._push(connection, *connection.dialect.said.encode(message))
+
+    def say_encoded(self, connection: Connection, encoded: Encoded) -> None:
+        """Says what has been put into the words of its dialect already."""
+        self._push(connection, *encoded)
 
     def reply(self, connection: Connection, frame: Frame, reason: str | None = None) -> None:
         self._outputs.append(Send(connection.number, encode_reply(frame.topic, frame.ref, reason)))
