@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from firezone.base.timing import SECOND
-from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules, is_no_internet, merge_filters
+from firezone.proto.gateway.filter_set import INTERNET, Grant, build_rules, is_no_internet, merge_filters, permits_outbound
 from firezone.proto.gateway.names import Names
 from firezone.wire.domain_pattern import matches
 from firezone.wire.portal import gateway as wire
@@ -58,9 +58,6 @@ class ClientOnGateway:
         known = self.authorizations.get(resource.id)
         if known is not None and type(known.resource) is not type(resource):
             return False
-        match known, resource:
-            case Authorization(wire.DnsResource(address=former)), wire.DnsResource(address=address) if former != address:
-                self.names.drop_resource(resource.id)
         self.authorizations[resource.id] = Authorization(resource, expires_at)
         return True
 
@@ -114,8 +111,19 @@ class ClientOnGateway:
         has_internet = any(isinstance(grant.resource, wire.InternetResource) for grant in self.authorizations.values())
         return has_internet and header.source in (self.ipv4, self.ipv6) and is_no_internet(header.destination)
 
+    def permits(self, header: IpHeader, own: Iterable[Address]) -> bool:
+        """Judges a packet out of the tunnel as the compiled filter does with `rules(own)`, without walking all names."""
+        if header.source not in (self.ipv4, self.ipv6):
+            return False
+        name = self.names.of(header.destination)
+        named = self.rules_of(name) if name is not None else ()
+        return permits_outbound(named or self._rules_of_networks(own), header)
+
     def rules(self, own: Iterable[Address]) -> tuple[Rule, ...]:
         """Returns the filter rules of everything granted. `own` are the gateway's tunnel addresses."""
+        return self._rules_of_networks(own) + tuple(rule for name in self.names for rule in self.rules_of(name))
+
+    def _rules_of_networks(self, own: Iterable[Address]) -> tuple[Rule, ...]:
         grants = []
         for grant in self.authorizations.values():
             match grant.resource:
@@ -123,15 +131,19 @@ class ClientOnGateway:
                     grants.append(Grant(resource.address, resource.filters))
                 case wire.InternetResource():
                     grants.extend(Grant(network, (), is_internet=True) for network in INTERNET)
-        return build_rules(grants, own) + tuple(rule for _, name in self.names for rule in self.rules_of(name))
+        return build_rules(grants, own)
 
     def rules_of(self, name: Name) -> tuple[Rule, ...]:
-        """Returns the rules for the proxy IPs of a name: the union of its resources that are granted, and of nothing else.
+        """Returns the rules for the proxy IPs of a name: the union of its resources that are granted and cover it still.
 
         A network that happens to cover proxy IPs or what the name stands for has no say in them.
         """
-        granted = (self.authorizations.get(resource) for resource in name.resources)
-        filters = [grant.resource.filters for grant in granted if grant and isinstance(grant.resource, wire.DnsResource)]
+        granted = (self.authorizations[resource].resource for resource in name.resources if resource in self.authorizations)
+        filters = [
+            resource.filters
+            for resource in granted
+            if isinstance(resource, wire.DnsResource) and matches(resource.address, name.domain)
+        ]
         if not filters:
             return ()
         return tuple(merge_filters(network, filters) for network in name.proxies.values())

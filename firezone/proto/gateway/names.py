@@ -35,6 +35,7 @@ _NEVER_REAL: tuple[Network, ...] = (TUNNEL_V4, TUNNEL_V6, PROXY_V4, PROXY_V6)
 class Name:
     """One domain."""
 
+    domain: str
     resources: dict[ResourceId, None] = field(default_factory=dict)
     """Those under which it was announced, granted or not."""
     proxies: dict[Address, Network] = field(default_factory=dict)
@@ -61,8 +62,8 @@ class Names:
     _names: dict[str, Name] = field(default_factory=dict)
     _domain_of: dict[Address, str] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[tuple[str, Name]]:
-        return iter(self._names.items())
+    def __iter__(self) -> Iterator[Name]:
+        return iter(self._names.values())
 
     def __len__(self) -> int:
         return len(self._names)
@@ -73,6 +74,11 @@ class Names:
     def get(self, domain: str) -> Name | None:
         return self._names.get(domain)
 
+    def of(self, proxy: Address) -> Name | None:
+        """Returns the name that a proxy IP stands for."""
+        domain = self._domain_of.get(proxy)
+        return None if domain is None else self._names[domain]
+
     def assign(
         self, resource: ResourceId, domain: str, proxies: Iterable[Address], resolved: Iterable[Address], *, most: int = MAX_PROXIES
     ) -> Assignment:
@@ -81,7 +87,7 @@ class Names:
         is_renumbered = any(self._domain_of.get(proxy, domain) != domain for proxy in wanted)
         if is_renumbered:
             self.clear()
-        name = self._names.pop(domain, None) or Name()
+        name = self._names.pop(domain, None) or Name(domain)
         is_known = resource in name.resources and all(proxy in name.proxies for proxy in wanted)
         self._names[domain] = name
         name.resources[resource] = None
@@ -93,11 +99,6 @@ class Names:
     def clear(self) -> None:
         self._names.clear()
         self._domain_of.clear()
-
-    def drop_resource(self, resource: ResourceId) -> None:
-        """Takes names away from a resource that has another pattern now; they are announced again where they fit."""
-        for name in self._names.values():
-            name.resources.pop(resource, None)
 
     def _make_place(self, most: int) -> tuple[Address, ...]:
         forgotten: list[Address] = []

@@ -19,7 +19,6 @@ from firezone.base.ids import ClientId, ConnectionId
 from firezone.base.timing import SECOND, earliest
 from firezone.kernels.types import Reason
 from firezone.proto.gateway.client_on_gateway import ClientOnGateway, unix_time
-from firezone.proto.gateway.filter_set import permits_outbound
 from firezone.proto.gateway.names import read_proxies
 from firezone.proto.gateway.nat_clients import NatClients
 from firezone.proto.gateway.resolutions import Resolutions, Waiting
@@ -288,8 +287,7 @@ class GatewayState(TunnelState):
             header = decode_ip(packet)
         except WireError:
             return
-        is_own = header.source in (client.ipv4, client.ipv6)
-        if is_own and permits_outbound(client.rules(self._own), header):
+        if client.permits(header, self._own):
             self._packets.append(packet)
         else:
             self._refuse(cid, packet, now)

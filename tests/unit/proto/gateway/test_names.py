@@ -66,7 +66,7 @@ def test_a_proxy_that_comes_under_another_name_voids_everything() -> None:
     names.assign(A, "x.test", PROXIES[:2], ())
     names.assign(A, "y.test", PROXIES[2:], ())
     assert names.assign(A, "z.test", PROXIES[1:2], ()).is_renumbered
-    assert [domain for domain, _ in names] == ["z.test"]
+    assert [name.domain for name in names] == ["z.test"]
     assert PROXIES[0] not in names
     assert PROXIES[1] in names
 
@@ -77,7 +77,7 @@ def test_the_name_announced_longest_ago_makes_place() -> None:
         names.assign(A, domain, PROXIES[proxy : proxy + 1], (), most=2)
     assignment = names.assign(A, "z", PROXIES[2:3], (), most=2)
     assert assignment.forgotten == (PROXIES[1],)
-    assert [domain for domain, _ in names] == ["x", "z"]
+    assert [name.domain for name in names] == ["x", "z"]
     assert not names.assign(A, "w", PROXIES[1:2], (), most=3).is_renumbered
 
 
