@@ -23,7 +23,7 @@ SETS = st.sets(st.sampled_from(PROXIES), min_size=1, max_size=3)
 
 
 def order(texts: Any, version: int) -> list[str]:
-    return [str(ip) for ip in sorted(ip for ip in map(ipaddress.ip_address, texts) if ip.version == version)]  # type: ignore[type-var]
+    return [str(ip) for ip in sorted(ip for ip in map(ipaddress.ip_address, texts) if ip.version == version)]
 
 
 class NamesModel(RuleBasedStateMachine):
