@@ -157,6 +157,8 @@ def start_tunnel_in(namespace: Namespace, name: str, logs: Path, token: str, api
         "LOG_DIR": str(logs),
         "RUST_LOG": os.environ.get("RUST_LOG", "info"),
         "FIREZONE_COUNTERS_FILE": str(logs / f"{name}.counters.json"),
+        # The lab's namespaces share the files and the bus of the machine, whose DNS is none of the lab's business.
+        "FIREZONE_DNS_CONTROL": "disabled",
     }
     return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
 

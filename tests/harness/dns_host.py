@@ -101,10 +101,10 @@ class DnsHost:
         assert not check or done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}"
         return done
 
-    def spawn(self, *command: str) -> subprocess.Popen[str]:
+    def spawn(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         """Starts a command inside. Its standard output is a pipe; both end with the machine."""
         child = subprocess.Popen(
-            self._enter(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=_environment()
+            self._enter(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=_environment() | variables
         )
         self._children.append(child)
         return child

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +18,10 @@ import pytest
 from tests.conftest import LACKS
 from tests.harness.dns_host import BUS_CONFIG, BUS_SOCKET, FAR_END, LINK, DnsHost, find_resolved
 from tests.harness.namespaces import Namespace, configure
+from tests.harness.scripted_portal import ScriptedPortal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 pytestmark = pytest.mark.root
 
@@ -264,3 +267,78 @@ def test_without_resolved_the_client_says_what_to_do(host: DnsHost) -> None:
     assert done.returncode == 1
     assert "the D-Bus system bus cannot be reached" in done.stdout
     assert "use --dns-control etc-resolv-conf or disabled" in done.stdout
+
+
+# the client
+
+
+@pytest.fixture
+async def portal(host: DnsHost) -> AsyncIterator[ScriptedPortal]:
+    host.run("ip", "link", "delete", LINK)  # The client brings its own.
+    interface = {"ipv4": "100.64.0.9", "ipv6": "fd00:2021:1111::9"}
+    portal = ScriptedPortal({"interface": interface, "resources": [], "relays": []})
+    await portal.start(host)  # type: ignore[arg-type]
+    yield portal
+    await portal.stop()
+
+
+async def start_client(host: DnsHost, portal: ScriptedPortal, method: str) -> subprocess.Popen[str]:
+    child = host.spawn(
+        sys.executable, "-m", "tests.harness.dns_client", FIREZONE_API_URL=f"ws://127.0.0.1:{portal.port}", FIREZONE_TOKEN="abc",
+        FIREZONE_ID="id", FIREZONE_DNS_CONTROL=method,
+    )  # fmt: skip
+    await asyncio.to_thread(expect, child, "tunnel configured")
+    return child
+
+
+async def test_the_client_takes_the_file_and_gives_it_back_when_it_ends(host: DnsHost, portal: ScriptedPortal) -> None:
+    file = host.etc / "resolv.conf"
+    original = file.read_bytes()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        child = await start_client(host, portal, "etc-resolv-conf")
+        assert b"nameserver 100.100.111.1\nnameserver fd00:2021:1111:8000:100:100:111:0\nsearch corp.example\n" in file.read_bytes()
+        child.send_signal(number)
+        assert await asyncio.to_thread(child.wait, 5) == 0
+        assert file.read_bytes() == original
+        assert names(host) == {"resolv.conf"}
+
+
+async def test_a_killed_clients_file_is_recovered_by_the_next_start_whatever_its_method(
+    host: DnsHost, portal: ScriptedPortal
+) -> None:
+    file = host.etc / "resolv.conf"
+    original = file.read_bytes()
+    for _ in range(2):  # The second recovers what the first left, and takes the file again.
+        child = await start_client(host, portal, "etc-resolv-conf")
+        child.kill()
+        await asyncio.to_thread(child.wait, 5)
+        assert file.read_bytes() != original
+    host.client("--token-path", "/run/none", "--firezone-id", "x", check=False)  # systemd-resolved, the default.
+    assert file.read_bytes() == original
+    assert names(host) == {"resolv.conf"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_client_sets_its_link_and_resolved_forgets_it(
+    host: DnsHost, portal: ScriptedPortal, resolved: Path, number: signal.Signals
+) -> None:
+    machine = WithResolved(host, resolved)
+    before = machine.files()
+    child = await start_client(host, portal, "systemd-resolved")
+    assert "corp.example ~." in machine.link()
+    child.send_signal(number)
+    await asyncio.to_thread(child.wait, 5)
+    eventually(lambda: machine.files() == before)
+    assert machine.host.client("dns", "revert").stdout.startswith("Nothing to put back")
+
+
+async def test_a_file_that_cannot_be_taken_ends_the_client_with_one_line(host: DnsHost, portal: ScriptedPortal) -> None:
+    host.run("mount", "-o", "remount,bind,ro", "/etc")
+    done = await asyncio.to_thread(
+        host.run, "env", f"FIREZONE_API_URL=ws://127.0.0.1:{portal.port}", "FIREZONE_TOKEN=abc", "FIREZONE_ID=id", sys.executable,
+        "-m", "tests.harness.dns_client", "--dns-control", "etc-resolv-conf", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith("use --dns-control systemd-resolved or disabled.")
+    assert "Traceback" not in done.stdout
+    assert LINK not in host.run("ip", "link").stdout

@@ -65,7 +65,8 @@ class Program:
         command = ["sh", "-c", 'exec "$@" 2>&1', "sh", *prefix, sys.executable, "-m", f"firezone.{name}", *arguments]
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("FIREZONE")},
-            "FIREZONE_TOKEN": TOKEN, "FIREZONE_ID": name, "RUST_LOG": "debug", "HEALTH_CHECK_ADDR": "127.0.0.1:8080", **variables,
+            "FIREZONE_TOKEN": TOKEN, "FIREZONE_ID": name, "RUST_LOG": "debug", "HEALTH_CHECK_ADDR": "127.0.0.1:8080",
+            "FIREZONE_DNS_CONTROL": "disabled", **variables,
         }  # fmt: skip
         with self.log.open("w") as output:
             self.process: subprocess.Popen[str] = namespace.spawn(*command, env=environment, stdout=output)
