@@ -121,11 +121,17 @@ def _read_pattern(text: str, at: Path) -> str:
         except UnicodeError as error:
             raise PolicyError(f"{text!r} is no DNS name", at) from error
     label = r"(?!-)[a-z0-9_*?-]{1,63}(?<!-)"
-    if len(name) > 253 or re.fullmatch(rf"{label}(\.{label})*", name) is None or "***" in name:
+    if (
+        len(name) > 253
+        or re.fullmatch(rf"{label}(\.{label})*", name) is None
+        or any("**" in part and part != "**" for part in name.split("."))
+    ):
         hint = "such as wiki.example.com, *.example.com (one level) or **.example.com (any depth)"
         raise PolicyError(f"{text!r} is neither an address, a network nor a DNS name, {hint}", at)
     if re.search(r"[a-z0-9]", name) is None:
         raise PolicyError(f"{text!r} would be every name; the Internet is a resource with internet = true", at)
+    if re.search(r"[*?][^.]*$", name) is not None:
+        raise PolicyError(f"{text!r} has a wildcard in its last part, where the original's portal allows none", at)
     return name
 
 
