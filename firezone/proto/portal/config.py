@@ -194,6 +194,7 @@ class _Reader:
         self._resource_ids: dict[str, ResourceId] = {}
         self._members: dict[str, frozenset[str]] = {}
         self._closed_sites: frozenset[SiteId] = frozenset()
+        self._policy_ids: set[str] = set()
 
     def read(self) -> PolicyBook:
         document = self._document
@@ -318,17 +319,29 @@ class _Reader:
         at: Path = ("policy", index)
         resource = self._find(self._resource_ids, "resource", table.resource, (*at, "resource"))
         remote = None if table.remote_ip is None else tuple(read_network(text, (*at, "remote_ip")) for text in table.remote_ip)
-        policy_id = stable_id("policy", table.group, table.resource, table.name or "")
-        try:
-            policy_id = policy_id if table.id is None else normal_uuid(table.id)
-        except ValueError as error:
-            raise PolicyError(f"{table.id!r} is no UUID", (*at, "id")) from error
+        policy_id = self._policy_id(table, at)
         return Policy(
             policy_id, table.group, self._find(self._members, "group", table.group, (*at, "group")),
             resource, table.enabled, read_timestamp(table.expires, (*at, "expires")), remote,
             tuple(read_network(text, (*at, "remote_ip_not")) for text in table.remote_ip_not),
             None if table.hours is None else tuple(span for text in table.hours for span in self._hours(text, (*at, "hours"))),
         )  # fmt: skip
+
+    def _policy_id(self, table: _Policy, at: Path) -> str:
+        """Returns the id of a policy: its own, or one by what it says. Those that say the same are told apart by their order."""
+        if table.id is None:
+            words, again = ["policy", table.group, table.resource, table.name or ""], 1
+            while (policy_id := stable_id(*words)) in self._policy_ids:
+                words[4:], again = [str(again)], again + 1
+        else:
+            try:
+                policy_id = normal_uuid(table.id)
+            except ValueError as error:
+                raise PolicyError(f"{table.id!r} is no UUID", (*at, "id")) from error
+            if policy_id in self._policy_ids:
+                raise PolicyError(f"the id {policy_id} is taken by another policy", (*at, "id"))
+        self._policy_ids.add(policy_id)
+        return policy_id
 
     def _hours(self, text: str, at: Path) -> list[Hours]:
         """Reads `<day>/<ranges>/<IANA zone>`, for example `M/08:00-12:00,13-17/Europe/Berlin` or `S/true/UTC`."""

@@ -229,3 +229,17 @@ def test_what_is_switched_off_is_as_if_it_were_not_there() -> None:
     assert [site.name for site in off.sites.values()] == ["Lab"]
     assert [(resource.name, len(resource.site_ids)) for resource in off.resources.values()] == [("Printer", 1)]
     assert "g2" not in [token.name for token in off.tokens.values()]
+
+
+def test_policies_that_say_the_same_have_ids_of_their_own_and_keep_them() -> None:
+    twice = POLICY + "".join(f'[[policy]]\ngroup = "Staff"\nresource = "Net"\nhours = ["{day}/true/UTC"]\n' for day in "MTW")
+    ids = [policy.id for policy in book(twice).policies]
+    assert len(set(ids)) == 5
+    assert ids == [policy.id for policy in book(twice.replace("W/true", "R/true")).policies]
+    assert ids[:2] == [policy.id for policy in book(POLICY).policies]
+
+
+def test_an_id_of_a_policy_is_a_uuid_and_its_own() -> None:
+    for bad, says in (("x", "is no UUID"), ("11111111-1111-4111-8111-111111111111", "taken by another policy")):
+        tables = 2 * f'[[policy]]\nid = "{bad}"\ngroup = "Staff"\nresource = "Net"\n'
+        assert says in fault(POLICY + tables)[0]

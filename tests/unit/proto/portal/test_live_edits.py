@@ -84,6 +84,10 @@ ROWS = [
     Row("site disabled", (('name = "Annex"', 'name = "Annex"\nenabled = false'),),
         (f"deleted {WIKI}", f"deleted {EVERYTHING}", f"created {WIKI}"),
         newest_client=(f"deleted {EVERYTHING}", f"created {WIKI}")),
+    Row("something else beside two policies that say the same", (('slug = "lab"', 'slug = "lab"\nsearch_domain = "x.test"'),),
+        ("config_changed",),
+        before=(("[[policy]]", '[[policy]]\ngroup = "Staff"\nresource = "Net"\n[[policy]]\ngroup = "Staff"\nresource = "Net"\n'
+                 'hours = ["S/true/UTC"]\n[[policy]]'),)),
     Row("nothing but a comment", (('slug = "lab"', 'slug = "lab"  # ours'),)),
 ]  # fmt: skip
 
