@@ -80,9 +80,9 @@ class Names:
         return None if domain is None else self._names[domain]
 
     def assign(
-        self, resource: ResourceId, domain: str, proxies: Iterable[Address], resolved: Iterable[Address], *, most: int = MAX_PROXIES
+        self, resource: ResourceId, domain: str, proxies: Iterable[Address], resolved: Iterable[Address], *, most: int | None = None
     ) -> Assignment:
-        """Lets the proxy IPs stand for what a domain, in lower case, was resolved to."""
+        """Lets the proxy IPs stand for what a domain, in lower case, was resolved to. `most`: MAX_PROXIES unless told."""
         wanted = sorted(set(proxies), key=_order)
         is_renumbered = any(self._domain_of.get(proxy, domain) != domain for proxy in wanted)
         if is_renumbered:
@@ -94,7 +94,9 @@ class Names:
         for proxy in wanted:
             name.proxies[proxy] = ipaddress.ip_network(proxy)
             self._domain_of[proxy] = domain
-        return Assignment(deal_out(wanted, resolved), is_renumbered, is_known, self._make_place(most))
+        return Assignment(
+            deal_out(wanted, resolved), is_renumbered, is_known, self._make_place(MAX_PROXIES if most is None else most)
+        )
 
     def clear(self) -> None:
         self._names.clear()

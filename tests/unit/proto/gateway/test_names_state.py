@@ -7,6 +7,7 @@ import pytest
 from firezone.base.ids import ResourceId
 from firezone.base.timing import SECOND
 from firezone.kernels.types import Reason
+from firezone.proto.gateway import names
 from firezone.proto.gateway.resolutions import MAX_WAITING, MAX_WAITING_PER_CLIENT, Resolutions, Waiting
 from firezone.wire.control import ControlEvent, encode_control
 from firezone.wire.ip import decode_ip
@@ -307,6 +308,19 @@ def test_packets_opened_off_the_fast_path_are_translated_alike() -> None:
     assert bench.gateway.received() == []
     (answer,) = bench.client.received()
     assert answer[40:42] == bytes(UNREACHABLE_V6[1:])
+
+
+def test_a_name_that_makes_place_leaves_the_tables_with_its_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MAX_PROXIES", 2)
+    bench = NamesBench()
+    bench.set_up("10.9.0.1", proxies=PROXIES[:1])
+    bench.through(bench.udp(server=PROXIES[0]))
+    for place in (1, 2):
+        bench.set_up("10.9.0.2", domain=f"n{place}.corp.test", proxies=PROXIES[place : place + 1])
+    assert bench.gateway.tables.nat.counts(0) == (0, 1, 2)
+    assert bench.through(bench.udp(server=PROXIES[0])) == PROHIBITED_V4
+    bench.set_up("10.9.0.3", domain="n3.corp.test", proxies=PROXIES[:1])
+    assert bench.through(bench.udp(server=PROXIES[0])) == ("10.9.0.3", 5000)
 
 
 def test_waiting_announcements_are_bounded_over_all_and_per_client() -> None:
