@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -153,9 +154,12 @@ class ResolvConfControl(DisabledControl):
         super().__init__(path)
         self._wanted: tuple[list[str], str | None] | None = None
         """What was applied last; None: nothing of ours stands there."""
-        self._turn = asyncio.Lock()
+        self._turn = threading.Lock()
+        """Held by the worker thread that writes: one whose awaiter was cancelled goes on, and the end must come after it."""
+        self._is_over = False
 
     async def start(self) -> None:
+        self._is_over = False
         await asyncio.to_thread(self._file.check)
         await super().start()
 
@@ -163,24 +167,30 @@ class ResolvConfControl(DisabledControl):
         if not servers:
             log.warning("no DNS servers to set; resolv.conf stays as it is")
             return
-        async with self._turn:
-            await asyncio.to_thread(self._file.take_over, list(servers), search_domain)
-            self._wanted = list(servers), search_domain
-        log.info("DNS set", method=ETC_RESOLV_CONF, servers=len(servers))
+        if await asyncio.to_thread(self._take_over, list(servers), search_domain):
+            log.info("DNS set", method=ETC_RESOLV_CONF, servers=len(servers))
 
     async def revert(self) -> None:
         self._stop()
-        self._wanted = None
-        if not self._file.is_held:
-            return
-        async with self._turn:
-            try:
-                is_put_back = await asyncio.to_thread(self._file.give_back)
-            except ConfigError as error:
-                log.warning("the machine's DNS could not be put back; run: python -m firezone.client dns revert", error=str(error))
-                return
-        if is_put_back:
-            log.info("DNS put back", method=ETC_RESOLV_CONF)
+        self._is_over = True
+        try:
+            if await asyncio.to_thread(self._give_back):
+                log.info("DNS put back", method=ETC_RESOLV_CONF)
+        except ConfigError as error:
+            log.warning("the machine's DNS could not be put back; run: python -m firezone.client dns revert", error=str(error))
+
+    def _take_over(self, servers: list[str], search_domain: str | None) -> bool:
+        with self._turn:
+            if self._is_over:  # A configuration that comes after the end.
+                return False
+            self._file.take_over(servers, search_domain)
+            self._wanted = servers, search_domain
+            return True
+
+    def _give_back(self) -> bool:
+        with self._turn:
+            self._wanted = None
+            return self._file.is_held and self._file.give_back()
 
     def _look(self) -> None:
         super()._look()
@@ -208,9 +218,11 @@ class ResolvedControl(_Watched):
         self._resolved = Resolved(bus)
         self._link = 0
         """Index of the interface that was set, 0: none."""
+        self._is_over = False
 
     async def start(self) -> None:
         """Goes on without systemd-resolved until there is something to apply, as a portal may not want any DNS."""
+        self._is_over = False
         try:
             await self._resolved.watch(self._on_signal)
             await self._look()
@@ -220,6 +232,8 @@ class ResolvedControl(_Watched):
     async def apply(self, servers: Sequence[str], search_domain: str | None, interface: str) -> None:
         if not servers:
             log.warning("no DNS servers to set; systemd-resolved stays as it is")
+            return
+        if self._is_over:  # A configuration that comes after the end.
             return
         index = link_index(interface)
         if not index:
@@ -237,6 +251,7 @@ class ResolvedControl(_Watched):
             log.info("the DNS cache could not be flushed", error=str(error))
 
     async def revert(self) -> None:
+        self._is_over = True
         self._stop_tasks()
         try:
             if self._link:

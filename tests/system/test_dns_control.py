@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.root
 
 SENTINELS = "100.100.111.1,fd00:2021:1111:8000:100:100:111:0"
-KILLS = int(os.environ.get("FIREZONE_TEST_KILLS", "25"))
+KILLS = int(os.environ.get("FIREZONE_TEST_KILLS", "12"))
 LONG = b"nameserver 192.0.2.53\n" + b"".join(b"# line %d of a long file\n" % number for number in range(600))
 ORIGINALS = {"short": b"search a.example\nnameserver 192.0.2.53\noptions timeout:1", "long": LONG}
 

@@ -56,6 +56,7 @@ def test_the_original_comes_back_byte_for_byte_and_nothing_is_left(path: Path, o
     file.take_over(SENTINELS, "corp.example")
     assert path.read_bytes() != original
     assert file.backup.read_bytes() == original
+    assert file.backup.stat().st_mode == before.st_mode
     assert file.give_back()
     assert listing(path) == {"resolv.conf": original}
     assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)

@@ -172,10 +172,13 @@ async def test_applied_is_reverted_once_and_nothing_that_was_not(address: str, s
     await control.flush()
     await control.revert()
     assert [member for member, *_ in service.calls] == ["Get"]
+    await control.start()
+    service.calls.clear()
     await control.apply(SENTINELS, None, "lo")
     await control.revert()
     await control.revert()
-    assert [member for member, *_ in service.calls[1:]] == [
+    await control.apply(SENTINELS, None, "lo")  # Too late.
+    assert [member for member, *_ in service.calls] == [
         "SetLinkDNS",
         "SetLinkDomains",
         "SetLinkLLMNR",
