@@ -22,7 +22,7 @@ _HEADER = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]\s*(#.*)?")
 _ANY_HEADER = re.compile(r"\s*\[.*\]\s*(#.*)?")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Statement:
     """One `key = value`, over as many lines as it takes."""
 
@@ -32,7 +32,7 @@ class Statement:
     """Those inside and behind it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """A table with everything up to the next one: lines are text, statements what has a key."""
 
@@ -90,7 +90,7 @@ class PolicyText:
             block, at = others[-1], others[-1].body_end()
         else:
             block, at = self._blocks[-1], len(self._blocks[-1].parts)
-        before = "".join(block.text().splitlines(keepends=True)[-1:]) if at == len(block.parts) else ""
+        before = "".join(_lines(block.text())[-1:]) if at == len(block.parts) else ""
         gap = [] if not block.text().strip() else [newline]
         if before and not before.endswith("\n"):
             gap.insert(0, newline)
@@ -159,7 +159,7 @@ class PolicyText:
 
 def comments_of(text: str) -> list[str]:
     """Returns every comment of a TOML text, from `#` to the end of its line."""
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     found: list[str] = []
     number = 0
     while number < len(lines):
@@ -169,9 +169,14 @@ def comments_of(text: str) -> list[str]:
     return found
 
 
+def _lines(text: str) -> list[str]:
+    """Splits at the line ends of TOML; str.splitlines knows others, which may stand in a string or comment."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
 def _cut(text: str) -> list[Block]:
     """Cuts a text into tables, the first being what stands before any."""
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     blocks = [Block(None)]
     number = 0
     while number < len(lines):

@@ -112,8 +112,23 @@ def test_what_is_not_toml_is_said() -> None:
         PolicyText("[[user]")
 
 
+def test_tables_that_are_the_same_are_told_apart() -> None:
+    policy = PolicyText('[[user]]\nname = "a"\n' * 3)
+    policy.add("user", {"name": "b"})
+    policy.set("user", 1, "name", "c")
+    policy.remove("user", 2)
+    assert [table["name"] for table in policy.tables("user")] == ["a", "c", "b"]
+
+
+def test_what_only_python_takes_for_the_end_of_a_line_is_none() -> None:
+    text = '[[user]]  # one\u2028[[group]]\nname = "a\u2028[[b]]\x85 # c"\n'
+    policy = PolicyText(text)
+    policy.set("user", 0, "enabled", False)
+    assert policy.text() == text + "enabled = false\n"
+
+
 WRITTEN = ['"x # y"', "true", '["a", "b"]', "'''\n# in\n[[user]]'''", '[ # in\n "a", # out\n]', '"""\\" "" """', '"""a""""']
-WORDS = st.text(alphabet="ab #'\"\\[]{}=\n,é", max_size=6)
+WORDS = st.text(alphabet="ab #'\"\\[]{}=\n,é\u2028", max_size=6)
 VALUES = st.booleans() | st.integers(-5, 5) | WORDS | st.lists(WORDS, max_size=3)
 COMMENT = st.text(alphabet="ab #'\"[]=", max_size=6).map(lambda text: f"# {text}")
 
@@ -135,7 +150,7 @@ EDIT = st.tuples(st.sampled_from(["add", "set", "remove"]), st.sampled_from(["us
                  st.sampled_from(["name", "enabled", "tags", "odd key"]), VALUES)  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=400)
 @given(documents(), st.lists(EDIT, max_size=5))
 def test_any_edits_of_any_document_do_what_they_say_and_lose_no_comment(
     text: str, edits: list[tuple[str, str, int, str, Any]]
