@@ -249,7 +249,9 @@ def _print_credentials(secret: SecretText | None, valid_for: int) -> None:
     if secret is None:
         raise ConfigError("--credentials needs the secret of the relay: --secret or $FIREZONE_RELAY_SECRET.")
     expiry = (time.time_ns() + valid_for) // SECOND
-    username = Username(f"{expiry}:{(salt := SystemRng().bytes(12).hex())}", expiry, salt)
+    username = Username.from_text(f"{expiry}:{SystemRng().bytes(12).hex()}")
+    if username is None:
+        raise ConfigError("--credentials asks for a time beyond what a relay takes. Write for example 1d.")
     click.echo(f"username {username.text}\npassword {username.password(secret)}\nrealm    firezone")
 
 

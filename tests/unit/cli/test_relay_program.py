@@ -237,3 +237,10 @@ def test_credentials_are_printed_for_a_secret() -> None:
     assert username.password(SecretText(SECRET)) == printed["password"]
     assert printed["realm"] == "firezone"
     assert run("--credentials", "1d").exit_code == 1
+
+
+def test_credentials_no_relay_would_take_are_not_printed() -> None:
+    result = run("--credentials", "99999999999999999999d", FIREZONE_RELAY_SECRET=SECRET)
+    assert result.exit_code == 1
+    assert "beyond" in result.output
+    assert "username " not in result.output
