@@ -83,6 +83,7 @@ class PolicyText:
 
     def add(self, kind: str, values: dict[str, Any]) -> None:
         """Adds a table behind the others of its kind, or at the end."""
+        self._end_last_line()
         newline = self._newline
         lines = [f"[[{kind}]]{newline}", *(f"{_key(key)} = {_value(value)}{newline}" for key, value in values.items())]
         others = self._of(kind)
@@ -90,10 +91,7 @@ class PolicyText:
             block, at = others[-1], others[-1].body_end()
         else:
             block, at = self._blocks[-1], len(self._blocks[-1].parts)
-        before = "".join(_lines(block.text())[-1:]) if at == len(block.parts) else ""
         gap = [] if not block.text().strip() else [newline]
-        if before and not before.endswith("\n"):
-            gap.insert(0, newline)
         tail = block.parts[at:]
         del block.parts[at:]
         block.parts += gap
@@ -105,13 +103,11 @@ class PolicyText:
 
     def set(self, kind: str, index: int, key: str, value: Any) -> None:
         """Gives a key of a table a value. Comments inside an old value stay, above it."""
+        self._end_last_line()
         block = self._of(kind)[index]
         statement = next((part for part in block.parts if isinstance(part, Statement) and part.key == key), None)
         if statement is None:
             at = max((i for i, part in enumerate(block.parts) if isinstance(part, Statement)), default=0) + 1
-            if at == len(block.parts) and not block.text().endswith("\n"):
-                block.parts.append(self._newline)
-                at += 1
             text = f"{_key(key)} = {_value(value)}{self._newline}"
             block.parts.insert(at, Statement(key, [text], []))
         else:
@@ -142,6 +138,17 @@ class PolicyText:
         if not self._document[kind]:
             del self._document[kind]
         self._verify()
+
+    def _end_last_line(self) -> None:
+        """Gives the last line an end, so that something can follow it."""
+        parts = self._blocks[-1].parts
+        if not parts or self._blocks[-1].text().endswith("\n"):
+            return
+        last = parts[-1]
+        if isinstance(last, Statement):
+            last.lines[-1] += self._newline
+        else:
+            parts[-1] = last + self._newline
 
     def _of(self, kind: str) -> list[Block]:
         return [block for block in self._blocks if block.kind == kind]

@@ -112,6 +112,13 @@ def test_what_is_not_toml_is_said() -> None:
         PolicyText("[[user]")
 
 
+def test_a_header_may_be_the_last_line_and_have_no_end() -> None:
+    policy = PolicyText("[[group]] # x")
+    policy.add("user", {"name": "a"})
+    policy.set("group", 0, "name", "g")
+    assert policy.text() == '[[group]] # x\nname = "g"\n\n[[user]]\nname = "a"\n'
+
+
 def test_tables_that_are_the_same_are_told_apart() -> None:
     policy = PolicyText('[[user]]\nname = "a"\n' * 3)
     policy.add("user", {"name": "b"})
