@@ -103,7 +103,7 @@ class Engine:
             if self._report_at is None:
                 self._report_at = now + ACTIVITY_DELAY
         self.tun_sink.waiting(now)
-        if self._report_at is not None and (now >= self._report_at or self.tables.sessions.is_urgent):
+        if self._report_at is not None and now >= self._report_at:
             self._report_activity(now)
         outputs_left = self._machine_called and self._take_outputs(now)
         self._collect_errors()
@@ -186,6 +186,9 @@ class Engine:
             self.tun_sink.write_runs(downlink.batch, downlink.runs, now)
         if downlink.batch.count_reasons(self.reasons):
             self._deliver_punted(downlink.batch, now)
+        if self.tables.sessions.is_urgent:
+            # Before TUN is read again: the answer to this very packet may be there, and must leave on the new session.
+            self._report_activity(now)
         source.release(taken)
         return True, taken < entries or entries == READS_PER_ROUND
 

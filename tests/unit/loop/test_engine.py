@@ -203,13 +203,21 @@ def test_activity_names_the_session_and_its_bytes() -> None:
     assert (received["received"].tolist(), received["received_bytes"].tolist()) == ([1], [100])
 
 
-def test_what_may_confirm_a_session_is_reported_at_once() -> None:
+def test_what_may_confirm_a_session_is_reported_before_tun_is_read_again() -> None:
+    """The kernel answers while the packet is written; an answer sealed on the former session is lost."""
     alice, bob = pair()
     bob.tables.sessions.use_for_sending(PeerRow(0), None, 0)
+    fill = bob.tun.source.fill
+
+    def noted_fill(max_reads: int, descriptor: int | None = None) -> None:
+        bob.machine.calls.append(("fill",))
+        fill(max_reads, descriptor)
+
+    bob.tun.source.fill = noted_fill  # type: ignore[method-assign]
     alice.tun.send(udp(b"x"))
     alice.engine.tick()
     bob.engine.tick()
-    assert [call[0] for call in bob.machine.calls] == ["activity"]
+    assert [call[0] for call in bob.machine.calls] == ["fill", "activity", "fill"]
 
 
 @pytest.mark.parametrize(
