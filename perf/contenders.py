@@ -162,8 +162,8 @@ class RelayedByCoturn(Firezone):
     def _public_keys(self) -> list[PublicKey]:
         """Reads the devices' keys from a copy of the portal's state, which it keeps to itself."""
         with tempfile.TemporaryDirectory() as directory:
-            for state in self.logs.glob("policy.db*"):
-                shutil.copy(state, directory)
+            for state in ("policy.db", "policy.db-wal"):
+                shutil.copy(self.logs / state, directory)
             with contextlib.closing(sqlite3.connect(Path(directory, "policy.db"))) as copy:
                 return [PublicKey(bytes(row[0])) for row in copy.execute("SELECT public_key FROM device")]
 
