@@ -23,11 +23,17 @@ MOMENTS = 2
 COMMAND = [sys.executable, "-m", "firezone.lab"]
 
 
+def heed_signals() -> None:
+    """Takes back what a shell or nohup has made our children ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(watch: Watch, logs: Path, *arguments: str) -> subprocess.Popen[bytes]:
     with (logs / "output").open("wb") as output:
         return subprocess.Popen(
             [*COMMAND, *arguments, "--logs", str(logs)], env=watch.environment, stdout=output, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=heed_signals,
         )  # fmt: skip
 
 
