@@ -66,7 +66,7 @@ class Namespace:
             stdout=stdout,
             env=env,
             text=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_start_afresh,
         )
         self._children.append(child)
         return child
@@ -103,6 +103,13 @@ def stop(child: subprocess.Popen[str], timeout: float = 5.0) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _start_afresh() -> None:
+    """Dies with its parent, and heeds the signals that a shell or nohup has made our children ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    _die_with_parent()
 
 
 def _die_with_parent() -> None:
