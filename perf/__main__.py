@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from firezone.base.errors import FirezoneError
+from firezone.cli.types import OutputFile, Seconds
 from firezone.lab import namespaces
 from perf.measure import FIGURES, Result, measure
 
@@ -24,11 +25,11 @@ OURS = "this tunnel"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Rounds; contenders take turns in each.")
-@click.option("--seconds", type=click.FloatRange(1, 300), default=4.0, show_default=True, help="Length of each transfer.")
+@click.option("--seconds", type=Seconds(1, 300), default=4.0, show_default=True, help="Length of each transfer.")
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Where to write the figures. [default: perf/results/]",
 )
 @click.option("--only", default="", metavar="TEXT", help="Run contenders with this in their names, and this tunnel.")
@@ -90,7 +91,10 @@ def _run(rounds: int, seconds: float, binaries: dict[str, str], only: str) -> li
     if shutil.which("turnserver"):
         contenders.append(RelayedByCoturn(f"{OURS}, over coturn", topology, logs, tokens=tokens))
     contenders += [WireGuardGo(name, topology, logs, binary=binary) for name, binary in binaries.items()]
-    contenders = [contender for contender in contenders if only in contender.name or contender.name == OURS]
+    chosen = [contender for contender in contenders if only in contender.name or contender.name == OURS]
+    if only and not any(only in contender.name for contender in chosen):
+        raise click.BadParameter(f"{only!r} is in none of: {'; '.join(one.name for one in contenders)}.", param_hint="--only")
+    contenders = chosen
     results = {contender.name: Result(contender.name) for contender in contenders}
     for number in range(rounds):
         for contender in contenders:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,3 +85,33 @@ class IpAddress(click.ParamType[str]):
             example = "203.0.113.10" if self._version == 4 else "2001:db8::10"
             self.fail(f"{value!r} is no IPv{self._version} address. Write for example {example}.", param, ctx)
         return str(address)
+
+
+class Seconds(click.FloatRange):
+    """A length of time within bounds. Unlike the range it is made of it refuses `nan`, which is in every range."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return number
+
+
+class OutputFile(click.ParamType[Path]):
+    """A file that can be written when a long run is over: whoever mistypes its directory hears of it at once."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value).absolute()
+        is_new = not path.exists()
+        try:
+            with path.open("ab"):
+                pass
+        except OSError as error:
+            self.fail(f"{path} cannot be written: {error.strerror}.", param, ctx)
+        if is_new:
+            path.unlink()
+        return path

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import firezone
+from firezone.cli.types import OutputFile, Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
+@click.option("--seconds", type=Seconds(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
 @click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
 @click.option("--memory", is_flag=True, help="Use rings in memory in place of TUN devices, even where those are allowed.")
@@ -117,7 +118,7 @@ def up(logs: Path | None) -> None:
 
 @main.command()
 @click.option("--pairs", metavar="SUBSET", help="CLIENT:GATEWAY with commas between, * for every kind.  [default: all]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found there as well.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often to run all pairs.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
 def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
@@ -142,7 +143,7 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
         options = ["--rounds", str(rounds), "--logs", str(directory), *(["--pairs", pairs] if pairs is not None else [])]
-        namespaces.enter(["matrix", *options, *(["--json", str(json_file.absolute())] if json_file is not None else [])])
+        namespaces.enter(["matrix", *options, *(["--json", str(json_file)] if json_file is not None else [])])
 
     from rich.console import Console
 
@@ -162,7 +163,7 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
 
 @main.command()
 @click.option("--only", metavar="NAMES", help="These faults, with commas between.  [default: all]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found there as well.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often to run each fault.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
 def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
@@ -182,7 +183,7 @@ def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | N
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
         options = ["--rounds", str(rounds), "--logs", str(directory), "--only", ",".join(names)]
-        namespaces.enter(["faults", *options, *(["--json", str(json_file.absolute())] if json_file is not None else [])])
+        namespaces.enter(["faults", *options, *(["--json", str(json_file)] if json_file is not None else [])])
 
     from rich.console import Console
 
@@ -201,6 +202,9 @@ def _log_directory(given: Path | None) -> Path:
         given.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.BadParameter(f"{given} cannot be made: {error.strerror}", param_hint="--logs") from error
+    if next(given.glob("policy.toml"), None) or next(given.glob("[0-9]*-*"), None):
+        # What an earlier run has said there would be taken for the words of this one.
+        raise click.BadParameter(f"{given} has the logs of an earlier run; name another directory.", param_hint="--logs")
     return given.resolve()
 
 

@@ -10,19 +10,20 @@ from pathlib import Path
 import click
 
 from firezone.base.errors import FirezoneError
+from firezone.cli.types import OutputFile, Seconds
 from firezone.lab import namespaces
 from perf.relay.build import BuildFailed, build
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Rounds; the relays take turns in each.")
-@click.option("--seconds", type=click.FloatRange(0.1, 60), default=0.8, show_default=True, help="Length of each measurement.")
+@click.option("--seconds", type=Seconds(0.1, 60), default=0.8, show_default=True, help="Length of each measurement.")
 @click.option("--quick", is_flag=True, help="A few cells and one round, in less than a minute.")
 @click.option("--only", multiple=True, help="Only the cells, or the tests, whose name has this word in it. May be repeated.")
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     help="Where to write the figures. [default: perf/results/]",
 )
 def main(rounds: int, seconds: float, quick: bool, only: tuple[str, ...], json_file: Path | None) -> None:
@@ -36,14 +37,19 @@ def main(rounds: int, seconds: float, quick: bool, only: tuple[str, ...], json_f
         build()
     except BuildFailed as error:
         raise click.ClickException(str(error)) from error
+    from perf.relay.run import Run, choose
+
+    try:
+        chosen = choose(quick, only)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--only") from error
     if namespaces.INSIDE not in os.environ:
         _enter(rounds, seconds, quick, only, json_file)
     namespaces.end_without_lifeline()
     from perf.relay.report import print_report, store
-    from perf.relay.run import Run
 
     logs = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
-    run = Run.prepare(logs, rounds=1 if quick else rounds, seconds=min(seconds, 0.4) if quick else seconds, quick=quick, only=only)
+    run = Run.prepare(logs, *chosen, rounds=1 if quick else rounds, seconds=min(seconds, 0.4) if quick else seconds)
     try:
         run.go()
     except FirezoneError as error:
@@ -61,7 +67,7 @@ def _enter(rounds: int, seconds: float, quick: bool, only: tuple[str, ...], json
     arguments = ["--rounds", str(rounds), "--seconds", str(seconds), *(["--quick"] if quick else [])]
     for word in only:
         arguments += ["--only", word]
-    namespaces.enter([*arguments, *(["--json", str(json_file.absolute())] if json_file else [])], "perf.relay")
+    namespaces.enter([*arguments, *(["--json", str(json_file)] if json_file else [])], "perf.relay")
 
 
 if __name__ == "__main__":

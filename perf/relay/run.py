@@ -26,6 +26,19 @@ QUICK = [
 Figures = dict[str, float]
 
 
+def choose(quick: bool, only: tuple[str, ...]) -> tuple[list[Cell], list[Test]]:
+    """Returns the cells and the tests with one of the words in their names. Raises ValueError when there are none."""
+    every = [Cell(*value) for value in product((SINGLES, TRAINS), (TO_PEER, TO_CLIENT), CHANNELS, PAYLOADS)]
+    cells, tests = QUICK if quick else every, list(TESTS)
+    if only:
+        cells = [cell for cell in cells if any(word in str(cell) for word in only)]
+        tests = [test for test in tests if any(word in test.name for word in only)]
+    if not (cells or tests):
+        names = ", ".join(test.name for test in TESTS)
+        raise ValueError(f"{' and '.join(only)!r} is in no name: tests are {names}; a cell is {every[0]}.")
+    return cells, tests
+
+
 @dataclass
 class Run:
     """The relays, what is to be measured, and what was."""
@@ -40,14 +53,9 @@ class Run:
     test_results: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, logs: Path, *, rounds: int, seconds: float, quick: bool, only: tuple[str, ...]) -> Run:
+    def prepare(cls, logs: Path, cells: list[Cell], tests: list[Test], *, rounds: int, seconds: float) -> Run:
         """Builds the lanes. Raises ConfigError when that is refused."""
         lanes = Lanes.build()
-        every = [Cell(*value) for value in product((SINGLES, TRAINS), (TO_PEER, TO_CLIENT), CHANNELS, PAYLOADS)]
-        cells, tests = QUICK if quick else every, list(TESTS)
-        if only:
-            cells = [cell for cell in cells if any(word in str(cell) for word in only)]
-            tests = [test for test in tests if any(word in test.name for word in only)]
         contenders: list[Contender] = [Ours(OURS, 3478, lanes, logs), Coturn(COTURN, 3479, lanes, logs)]
         return cls(contenders, lanes, cells, tests, rounds, seconds)
 

@@ -176,10 +176,29 @@ def interpreter_of_all() -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(["demo", "--seconds", "0"], "--seconds"), (["fly"], "fly"), (["demo", "--logs", "/proc/nowhere"], "nowhere")],
-)
-def test_wrong_input_is_named(arguments: list[str], word: str) -> None:
+    [
+        (["fly"], "fly"), (["demo", "--seconds", "0"], "--seconds"), (["demo", "--seconds", "nan"], "nan"),
+        (["demo", "--logs", "/proc/nowhere"], "nowhere"), (["demo", "more"], "more"),
+        (["matrix", "--pairs", "none:cone"], "'cone' is no kind of network; there are none, full-cone"),
+        (["matrix", "--rounds", "0"], "--rounds"), (["matrix", "--json", "/nowhere/found.json"], "cannot be written: No such file"),
+        (["faults", "--only", "earthquake"], "'earthquake' is no fault; there are portal-restart"),
+        (["faults", "--rounds", "many"], "--rounds"), (["faults", "--json", "/"], "cannot be written: Is a directory"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_named_before_anything_starts(arguments: list[str], word: str) -> None:
     done = lab(*arguments)
-    assert done.returncode != 0
-    assert word in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert word in " ".join(done.stderr.split())
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "former"), [("demo", "policy.toml"), ("matrix", "1-none-none/x"), ("faults", "2-total-loss/x")]
+)
+def test_logs_of_an_earlier_run_are_not_mixed_with_new_ones(command: str, former: str, tmp_path: Path) -> None:
+    (tmp_path / former).parent.mkdir(exist_ok=True)
+    (tmp_path / former).touch()
+    done = lab(command, "--logs", str(tmp_path))
+    assert done.returncode == 2
+    assert "has the logs of an earlier run; name another directory" in " ".join(done.stderr.split())

@@ -30,10 +30,3 @@ def test_quick_faults_are_noticed_no_longer_than_they_may_be(tmp_path: Path) -> 
     assert outcomes["address-change"]["lost"] > 0
     assert outcomes["relay-killed"]["lost"] > 0
     assert outcomes["relay-killed"]["path_before"] != outcomes["relay-killed"]["path_after"]
-
-
-def test_fault_that_does_not_exist_is_refused_with_those_there_are() -> None:
-    done = lab("faults", "--only", "earthquake")
-    assert done.returncode == 2
-    assert "'earthquake' is no fault" in done.stderr
-    assert "nat-rebinding" in done.stderr

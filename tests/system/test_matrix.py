@@ -57,13 +57,6 @@ def test_subset_of_the_matrix_finds_the_best_paths(tmp_path: Path) -> None:
             assert kind in log
 
 
-def test_pair_that_does_not_exist_is_refused_with_the_kinds_there_are() -> None:
-    done = lab("matrix", "--pairs", "none:cone")
-    assert done.returncode == 2
-    assert "'cone' is no kind of network" in done.stderr
-    assert "symmetric" in done.stderr
-
-
 def test_pair_whose_path_is_not_known_to_be_the_best_fails_the_run(tmp_path: Path) -> None:
     # The programs are told not to say which path they have chosen.
     quiet = {"RUST_LOG": "info,firezone.loop.program=warn"}

@@ -51,3 +51,12 @@ def test_comparison_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     watch.assert_nothing_left()
     # The two of the comparison; other tests have sockets of their own there.
     assert not any(Path("/run/wireguard", f"wg-{role}.sock").exists() for role in ("client", "gateway"))
+
+
+@pytest.mark.parametrize("module", ["perf", "perf.relay"])
+def test_word_that_is_in_no_name_is_refused(module: str) -> None:
+    newest = ["--no-newest"] if module == "perf" else []
+    command = [sys.executable, "-m", module, "--only", "nothing", *newest]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "'nothing' is in no" in done.stderr

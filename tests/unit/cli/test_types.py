@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from firezone.base.timing import SECOND
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, DnsControl, Duration, HostPort, IpAddress
+from firezone.cli.types import ApiUrl, DnsControl, Duration, HostPort, IpAddress, OutputFile, Seconds
 
 
 def convert(kind: click.ParamType[Any], text: str) -> Any:
@@ -141,3 +142,19 @@ def test_addresses_are_written_as_usual(version: int, text: str, result: str) ->
 def test_what_is_no_address_is_told_with_an_example(version: int, text: str) -> None:
     with pytest.raises(click.BadParameter, match=f"no IPv{version} address. Write for example"):
         IpAddress(version).convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["nan", "0.5", "inf", "many"])
+def test_a_length_of_time_is_a_number_within_its_bounds(text: str) -> None:
+    assert Seconds(1, 60).convert("2.5", None, None) == 2.5
+    with pytest.raises(click.BadParameter):
+        Seconds(1, 60).convert(text, None, None)
+
+
+def test_an_output_file_is_one_that_can_be_written_later(tmp_path: Path) -> None:
+    assert OutputFile().convert(str(tmp_path / "new.json"), None, None) == tmp_path / "new.json"
+    assert OutputFile().convert("new.json", None, None).is_absolute()
+    assert not list(tmp_path.iterdir())
+    for wrong in (tmp_path, tmp_path / "no" / "new.json", Path("/proc/new.json")):
+        with pytest.raises(click.BadParameter, match=r"cannot be written: .*directory"):
+            OutputFile().convert(str(wrong), None, None)
