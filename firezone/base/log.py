@@ -46,7 +46,10 @@ THROTTLE_INTERVAL_S, THROTTLE_BURST = 10.0, 5
 
 _UNICODE_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 """Control characters that JSON leaves alone and line readers do not."""
-_concealed: list[str] = []
+_MIN_SECRET_LENGTH = 8
+"""Characters below which a secret is a word like others: starred wherever it occurs, it would make the log unreadable."""
+_concealed: dict[str, re.Pattern[str]] = {}
+"""By each form of a secret, where to put stars; long ones first, since one may contain another."""
 
 
 class LogFilter(logging.Filter):
@@ -118,14 +121,26 @@ class Logger(structlog.stdlib.BoundLogger):
 
 
 def conceal(secret: str) -> None:
-    """Makes every sink print stars in place of a secret, as it is and as part of a URL."""
-    _concealed.extend(form for form in {secret, quote(secret, safe="")} if form and form not in _concealed)
+    """Makes every sink print stars in place of a secret: as it is, as part of a URL, and as our formats escape it.
+
+    One of a few characters is hidden only where it is the whole of a value, as in `token=abc`, and not within words.
+    """
+    escaped = _printable(secret)
+    for form in (secret, quote(secret, safe=""), escaped, _to_json(secret)[1:-1], repr(secret)[1:-1], _quoted(escaped)):
+        if form:
+            where = re.escape(form)
+            if len(secret) < _MIN_SECRET_LENGTH:
+                where = rf"(?<=[=\"']){where}(?=[\"'\s&]|$)(?!\": )"  # The last keeps the keys of JSON.
+            _concealed[form] = re.compile(where)
+    for form in sorted(_concealed, key=len, reverse=True):
+        _concealed[form] = _concealed.pop(form)
 
 
 def without_secrets(text: str) -> str:
     """Returns a text as it may be shown."""
-    for secret in _concealed:
-        text = text.replace(secret, "***")
+    for form, where in _concealed.items():
+        if form in text:
+            text = where.sub("***", text)
     return text
 
 
@@ -301,15 +316,23 @@ def _split(event: MutableMapping[str, Any]) -> tuple[datetime.datetime, int, str
 def _dump(head: dict[str, Any], fields: dict[str, Any]) -> str:
     """Writes one line; a field that has the name of a key of ours gets an underscore."""
     record = head | {f"{key}_" if key in head else key: value for key, value in fields.items()}
-    text = json.dumps(record, default=str, ensure_ascii=False)
+    return _to_json(record)
+
+
+def _to_json(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
     return _UNICODE_CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _value(value: Any) -> str:
     text = _printable(str(value))
     if isinstance(value, str) and (not value or " " in value or '"' in value):
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return '"' + _quoted(text) + '"'
     return text
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _printable(text: str) -> str:

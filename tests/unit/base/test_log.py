@@ -29,7 +29,7 @@ README = Path(__file__).parent.parent.parent.parent / "README.md"
 def _restored_logging(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(logs, "_concealed", [])
+    monkeypatch.setattr(logs, "_concealed", {})
     yield
     for handler in root.handlers:
         if handler not in handlers:
@@ -306,6 +306,31 @@ def test_text_for_the_user_is_cleaned_of_secrets_too() -> None:
     conceal("abc123")
     conceal("")
     assert without_secrets("url?token=abc123") == "url?token=***"
+
+
+def test_a_short_secret_is_hidden_where_it_is_a_value_and_leaves_words_alone() -> None:
+    conceal("token")
+    conceal("a")
+    assert without_secrets("a token was given: url?token=token&a=a") == "a token was given: url?token=***&a=***"
+    assert without_secrets('{"token": "token", "a": ["a"]}') == '{"token": "***", "a": ["***"]}'
+    assert without_secrets("relay::table: name=relay a-token=tokens") == "relay::table: name=relay a-token=tokens"
+
+
+@pytest.mark.parametrize("log_format", ["human", "json", "google-cloud"])
+@pytest.mark.parametrize("secret", ['pass"word\\with/all', "zwei Wörter\u2028und'mehr", "tab\tand\x7fmore"])
+def test_a_secret_is_hidden_however_a_format_escapes_it(secret: str, log_format: str) -> None:
+    conceal(secret)
+    stream = start("trace", log_format=log_format)
+    logger().info(f"said {secret}", field=secret, longer=f"a {secret} b", shown=[secret])
+    text = stream.getvalue()
+    assert text.count("***") == 4
+    assert not any(part in text for part in ("word", "Wörter", "more"))
+
+
+def test_the_longer_of_two_secrets_goes_first() -> None:
+    conceal("abcdefgh")
+    conceal("abcdefgh-and-more")
+    assert without_secrets("it is abcdefgh-and-more, not abcdefgh") == "it is ***, not ***"
 
 
 def test_a_repeating_warning_is_throttled_and_counted() -> None:
