@@ -19,8 +19,12 @@ SWITCH_INTERVAL_S = 0.0005
 """How long another thread (netlink) may keep the interpreter from the tick; the default of 5 ms would show in the latency."""
 
 
-def start_logging(name: str, *, file_base: str, directory: Path | None, log_format: str) -> structlog.stdlib.BoundLogger:
+def start_logging(
+    name: str, *, file_base: str, directory: Path | None, log_format: str, checks_only: bool = False
+) -> structlog.stdlib.BoundLogger:
     """Sets logging up as $RUST_LOG says, keeps the directory small, writes the first line and returns the program's logger.
+
+    A program that only checks its options writes no first line.
 
     Raises: ConfigError for a filter that is not understood or a directory that cannot be used.
     """
@@ -34,7 +38,8 @@ def start_logging(name: str, *, file_base: str, directory: Path | None, log_form
     if directory is not None:
         start_log_cleanup([directory])
     log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
-    log.info("starting", arch=platform.machine(), os=platform.system(), version=firezone.__version__, uptime_s=_uptime_s())
+    if not checks_only:
+        log.info("starting", arch=platform.machine(), os=platform.system(), version=firezone.__version__, uptime_s=_uptime_s())
     return log
 
 

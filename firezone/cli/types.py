@@ -7,6 +7,7 @@ import math
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -38,9 +39,27 @@ class ApiUrl(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.match(r"(wss?|https?)://[^/\s]+", value):
-            self.fail(f"{value!r} is no portal URL. Write for example wss://api.firezone.dev.", param, ctx)
-        return str(value)
+        url = str(value).strip()
+        if (wrong := _wrong_with_url(url)) is not None:
+            shown = "This" if "@" in url else repr(url)  # It may contain a password.
+            self.fail(f"{shown} is no portal URL: {wrong}. Write for example wss://api.firezone.dev.", param, ctx)
+        return url
+
+
+def _wrong_with_url(url: str) -> str | None:
+    """Says why nobody could log in at a URL; None when it is fine."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("ws", "wss", "http", "https"):
+        return "it must begin with ws://, wss://, http:// or https://"
+    if not host or re.search(r"\s", url):
+        return "it names no host" if not host else "it contains white space"
+    if "@" in parts.netloc:
+        return "it must not contain a user name or password"
+    return "port 0 does not exist" if port == 0 else None
 
 
 class DnsControl(click.ParamType[str]):
@@ -114,4 +133,23 @@ class OutputFile(click.ParamType[Path]):
             self.fail(f"{path} cannot be written: {error.strerror}.", param, ctx)
         if is_new:
             path.unlink()
+        return path
+
+
+class CertificateFile(click.Path):
+    """A PEM file with the certificates of an authority. Converts to its path."""
+
+    name = "file"
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        import ssl
+
+        path = super().convert(value, param, ctx)
+        try:
+            ssl.create_default_context(cafile=str(path))
+        except OSError:
+            self.fail(f"{str(path)!r} has no certificate in it. It must be a PEM file.", param, ctx)
         return path

@@ -8,7 +8,7 @@ import click
 
 import firezone
 from firezone.cli.options import Option
-from firezone.cli.types import DNS_METHODS, ApiUrl, DnsControl, Duration
+from firezone.cli.types import DNS_METHODS, ApiUrl, CertificateFile, DnsControl, Duration
 
 DEFAULT_API_URL = "wss://api.firezone.dev/"
 
@@ -51,7 +51,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
-@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--inc-buf", cls=Option, envvar="FIREZONE_INC_BUF", is_flag=True,
               help="Raise the kernel's ceilings for socket buffers.")  # fmt: skip
@@ -72,7 +72,9 @@ def main(
         return
     from_environment = token.take_environment_token()
     try:
-        start.start_logging("firezone.client", file_base="firezone-headless-client", directory=log_dir, log_format=log_format)
+        start.start_logging(
+            "firezone.client", file_base="firezone-headless-client", directory=log_dir, log_format=log_format, checks_only=check
+        )
         recover(dns_control)
         device_id = firezone_id or identity.load_device_id(identity.CLIENT_ID_FILE)
         secret = token.find_token(from_environment, token_path)

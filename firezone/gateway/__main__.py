@@ -8,7 +8,7 @@ import click
 
 import firezone
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, Duration, HostPort
+from firezone.cli.types import ApiUrl, CertificateFile, Duration, HostPort
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -55,7 +55,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
-@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--no-inc-buf", cls=Option, envvar="FIREZONE_NO_INC_BUF", is_flag=True,
               help="Do not raise the kernel's ceilings for socket buffers.")  # fmt: skip

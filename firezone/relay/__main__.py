@@ -11,7 +11,7 @@ import click
 import firezone
 from firezone.base.limits import MAX_ALLOCATIONS_PER_ADDRESS
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, Duration, HostPort, IpAddress
+from firezone.cli.types import ApiUrl, CertificateFile, Duration, HostPort, IpAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PORT = click.IntRange(1, 65535)
 MIN_SECRET_LENGTH = 16
 """Characters of a stand-alone secret below which we warn: usernames are public, so it can be guessed at leisure."""
+
+MAX_NAME_LENGTH = 255
+"""Characters; a portal refuses the login of a relay with a longer name."""
 
 EPILOG = """\b
 Examples:
@@ -110,7 +113,7 @@ def _without_effect(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--log-format", cls=Option, envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], empty_is_unset=True, default="human",
               show_default=True, type=click.Choice(["human", "json", "google-cloud"]),
               help="Format of the log on stdout.")  # fmt: skip
-@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--rng-seed", cls=Option, envvar="RNG_SEED", empty_is_unset=True, type=click.IntRange(0, 2**64 - 1),
               help="Repeat secret, ports and nonces: for tests only.")  # fmt: skip
@@ -135,14 +138,16 @@ def main(
 
     from_environment = take_environment_token()
     os.environ.pop("FIREZONE_RELAY_SECRET", None)
-    if secret is not None and len(secret) >= MIN_SECRET_LENGTH:  # The stars of a shorter one would be all over the log.
+    if secret is not None:
         conceal(secret)
     own = None if secret is None else SecretText(secret)
+    if credentials is not None:
+        _print_credentials(own, credentials)
+        return
     try:
-        if credentials is not None:
-            _print_credentials(own, credentials)
-            return
-        log = start.start_logging("firezone.relay", file_base="firezone-relay", directory=log_dir, log_format=log_format)
+        log = start.start_logging(
+            "firezone.relay", file_base="firezone-relay", directory=log_dir, log_format=log_format, checks_only=check
+        )
         if token is not None:
             log.warning("the token was given on the command line, where every user of this machine can read it")
         if secret is not None and len(secret) < MIN_SECRET_LENGTH:
@@ -169,17 +174,18 @@ def _portal(
     api_url: str | None, secret: SecretText | None, token: str | None, token_path: Path, name: str | None, max_partition: int,
     ca_file: Path | None,
 ) -> RelayPortal | None:  # fmt: skip
-    """Returns how to log in, None to stand alone. Raises ConfigError when it is neither or both."""
-    from firezone.base.errors import ConfigError
+    """Returns how to log in, None to stand alone. Raises UsageError when it is neither or both, ConfigError without a token."""
     from firezone.cli.token import find_token
     from firezone.loop.relay_program import RelayPortal
 
     if api_url is None:
         if secret is None:
-            raise ConfigError("A relay gets its users from a portal or stands alone: give --api-url with a token, or --secret.")
+            raise click.UsageError("Users come from a portal, or the relay stands alone: give --api-url with a token, or --secret.")
         return None
     if secret is not None:
-        raise ConfigError("A relay with a portal makes its own secret: give either --api-url or --secret, not both.")
+        raise click.UsageError("A relay with a portal makes its own secret: give either --api-url or --secret, not both.")
+    if name is not None and len(name) > MAX_NAME_LENGTH:
+        raise click.UsageError(f"The name has {len(name)} characters; a portal takes {MAX_NAME_LENGTH}.")
     return RelayPortal(
         api_url=api_url, token=find_token(token, token_path), name=name, max_partition=max_partition,
         ca_file=None if ca_file is None else str(ca_file),
@@ -191,7 +197,7 @@ def _config(
     portal: RelayPortal | None, allocations_per_address: int, rng_seed: int | None, health: tuple[str, int],
     control: tuple[str, int],
 ) -> RelayProgramConfig:  # fmt: skip
-    """Joins the options. Raises ConfigError when they do not fit each other."""
+    """Joins the options. Raises UsageError when they do not fit each other, ConfigError without a public address."""
     from ipaddress import ip_address
 
     from firezone.base.errors import ConfigError
@@ -208,9 +214,9 @@ def _config(
         raise ConfigError("A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.")
     listen_port, lowest, highest = ports
     if lowest > highest:
-        raise ConfigError(f"The lowest port {lowest} is above the highest, {highest}.")
+        raise click.UsageError(f"The lowest port {lowest} is above the highest, {highest}.")
     if lowest <= listen_port <= highest:
-        raise ConfigError(f"The listen port {listen_port} must lie outside the ports of allocations, {lowest} to {highest}.")
+        raise click.UsageError(f"The listen port {listen_port} must lie outside the ports of allocations, {lowest} to {highest}.")
     rng: Rng = SystemRng() if rng_seed is None else SeededRng(rng_seed)
     if secret is None:
         secret = new_secret(rng)
@@ -238,20 +244,19 @@ def _summary(config: RelayProgramConfig) -> str:
 
 
 def _print_credentials(secret: SecretText | None, valid_for: int) -> None:
-    """Prints what an ordinary TURN client needs. Raises ConfigError without a secret."""
+    """Prints what an ordinary TURN client needs. Raises UsageError without a secret."""
     import time
 
-    from firezone.base.errors import ConfigError
     from firezone.base.timing import SECOND
     from firezone.io.entropy import SystemRng
     from firezone.proto.relay.auth import Username
 
     if secret is None:
-        raise ConfigError("--credentials needs the secret of the relay: --secret or $FIREZONE_RELAY_SECRET.")
+        raise click.UsageError("--credentials needs the secret of the relay: --secret or $FIREZONE_RELAY_SECRET.")
     expiry = (time.time_ns() + valid_for) // SECOND
     username = Username.from_text(f"{expiry}:{SystemRng().bytes(12).hex()}")
     if username is None:
-        raise ConfigError("--credentials asks for a time beyond what a relay takes. Write for example 1d.")
+        raise click.UsageError("--credentials asks for a time beyond what a relay takes. Write for example 1d.")
     click.echo(f"username {username.text}\npassword {username.password(secret)}\nrealm    firezone")
 
 

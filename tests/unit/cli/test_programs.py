@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import subprocess
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from firezone.base import log as logs
 from firezone.client.__main__ import main as client
@@ -36,7 +40,7 @@ LOOKED = "looked"
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(logs, "_concealed", [])
+    monkeypatch.setattr(logs, "_concealed", {})
     monkeypatch.setattr("firezone.cli.identity.CLIENT_ID_FILE", tmp_path / "client" / "id")
     monkeypatch.setattr("firezone.cli.identity.GATEWAY_ID_FILE", tmp_path / "gateway" / "id")
     root = logging.getLogger()
@@ -109,8 +113,8 @@ def test_a_log_directory_that_cannot_be_made_is_named_with_its_reason_once() -> 
     assert result.stderr == "The log directory /proc/absent cannot be used: No such file or directory.\n"
 
 
-def test_an_empty_log_filter_and_format_are_the_defaults() -> None:
-    result = check(FIREZONE_TOKEN="abc", RUST_LOG="", LOG_FORMAT="")
+def test_an_empty_log_filter_and_format_are_the_defaults(config: list[Any]) -> None:
+    result = run(client, FIREZONE_TOKEN="abc", RUST_LOG="", LOG_FORMAT="")
     assert result.exit_code == 0
     assert "INFO firezone::client: starting" in result.stdout
 
@@ -118,8 +122,21 @@ def test_an_empty_log_filter_and_format_are_the_defaults() -> None:
 @pytest.mark.parametrize("url", ["ws://user:password@portal", "ws://portal:99999"])
 def test_the_check_covers_the_portals_url(url: str) -> None:
     result = check(FIREZONE_TOKEN="abc", FIREZONE_API_URL=url)
-    assert result.exit_code == 1
-    assert "API URL" in result.stderr
+    assert result.exit_code == 2
+    assert "is no portal URL" in result.stderr
+
+
+def test_the_check_of_what_is_fine_says_so_and_nothing_else() -> None:
+    assert check(FIREZONE_TOKEN="abc").stdout == "The configuration is fine.\n"
+
+
+def test_a_certificate_authority_without_a_certificate_is_wrong_usage(tmp_path: Path) -> None:
+    empty = tmp_path / "ca.pem"
+    empty.write_text("nothing")
+    for program in (client, gateway):
+        result = run(program, "--ca-file", str(empty), FIREZONE_TOKEN="abc")
+        assert result.exit_code == 2
+        assert "has no certificate in it" in result.stderr
 
 
 def test_the_dns_method_comes_from_option_or_variable(config: list[Any]) -> None:
@@ -146,9 +163,18 @@ def test_an_empty_id_is_ignored_and_a_stored_one_is_used(tmp_path: Path, config:
     assert config[-1].device_id == "mine"
 
 
+def self_signed() -> str:
+    """Returns the certificate of an authority that vouches for itself, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority of a test")])
+    begin = datetime.datetime(2020, 1, 1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + datetime.timedelta(days=36500))
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
 def test_every_option_of_the_client_arrives(config: list[Any], tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
-    authority.touch()
+    authority.write_text(self_signed())
     arguments = ["-u", "ws://p", "-i", "me", "--firezone-name", "desk", "-l", str(tmp_path / "logs"), "--log-format", "json",
                  "-m", "5m", "--reader-threads", "off", "--ca-file", str(authority), "--inc-buf", "--exit"]  # fmt: skip
     result = run(client, *arguments, FIREZONE_TOKEN="abc")

@@ -38,7 +38,7 @@ VARIABLES = (
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(logs, "_concealed", [])
+    monkeypatch.setattr(logs, "_concealed", {})
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -71,8 +71,8 @@ def config(seen: list[Any], *arguments: str, **variables: str) -> RelayProgramCo
 def test_the_check_says_what_would_run() -> None:
     result = run("--check", **ALONE)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[-1] == (
-        "The options are fine: 203.0.113.10, UDP port 3478, allocations on 49152 to 65535, for users with its secret."
+    assert result.stdout == (
+        "The options are fine: 203.0.113.10, UDP port 3478, allocations on 49152 to 65535, for users with its secret.\n"
     )
     result = run("--check", PUBLIC_IP6_ADDR="2001:db8::1", LISTEN_PORT="99", LOWEST_PORT="100", HIGHEST_PORT="100", **PORTAL)
     assert result.stdout.splitlines()[-1] == (
@@ -95,10 +95,10 @@ def test_an_empty_address_is_none(seen: list[Any]) -> None:
 
 def test_it_needs_a_portal_or_a_secret_but_not_both() -> None:
     result = run("--check", PUBLIC_IP4_ADDR="203.0.113.10")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "--api-url with a token, or --secret" in result.stderr
     result = run("--check", FIREZONE_RELAY_SECRET=SECRET, **PORTAL)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "not both" in result.stderr
 
 
@@ -118,22 +118,36 @@ def test_a_portal_needs_a_token(tmp_path: Path) -> None:
 )
 def test_ports_that_do_not_fit_each_other_are_told(variables: dict[str, str], words: str) -> None:
     result = run("--check", **ALONE, **variables)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.stderr
 
 
 @pytest.mark.parametrize(
-    "variables", [{"LISTEN_PORT": "0"}, {"HIGHEST_PORT": "65536"}, {"PUBLIC_IP6_ADDR": "1.2.3.4"}, {"RNG_SEED": "x"}]
-)
+    "variables",
+    [
+        {"LISTEN_PORT": "0"}, {"HIGHEST_PORT": "65536"}, {"PUBLIC_IP6_ADDR": "1.2.3.4"}, {"BIND_IP4_ADDR": "here"},
+        {"RNG_SEED": "x"}, {"RNG_SEED": str(2**64)}, {"LOWEST_PORT": ""}, {"HEALTH_CHECK_ADDR": "localhost:80"},
+        {"CONTROL_ENDPOINT": "9999"}, {"FIREZONE_MAX_PARTITION_TIME": "5"}, {"LOG_FORMAT": "xml"}, {"FIREZONE_CA_FILE": __file__},
+        {"FIREZONE_ALLOCATIONS_PER_ADDRESS": "0"},
+    ],
+)  # fmt: skip
 def test_values_that_mean_nothing_are_wrong_usage(variables: dict[str, str]) -> None:
-    assert run("--check", **ALONE, **variables).exit_code == 2
+    result = run("--check", **ALONE, **variables)
+    assert result.exit_code == 2
+    assert next(iter(variables)) in result.stderr
+    assert result.stdout == ""
 
 
-@pytest.mark.parametrize("url", ["ws://user:password@portal", "ws://portal:99999"])
+def test_a_name_no_portal_takes_is_wrong_usage() -> None:
+    assert run("--check", FIREZONE_NAME="x" * 255, **PORTAL).exit_code == 0
+    assert run("--check", FIREZONE_NAME="x" * 256, **PORTAL).exit_code == 2
+
+
+@pytest.mark.parametrize("url", ["ws://user:password@portal", "ws://portal:99999", "ws://portal:http"])
 def test_the_check_covers_the_portals_url(url: str) -> None:
     result = run("--check", **{**PORTAL, "FIREZONE_API_URL": url})
-    assert result.exit_code == 1
-    assert "API URL" in result.stderr
+    assert result.exit_code == 2
+    assert "is no portal URL" in result.stderr
 
 
 def test_alone_it_serves_with_the_secret_given(seen: list[Any]) -> None:
@@ -193,6 +207,7 @@ def test_secrets_are_in_neither_help_nor_log() -> None:
 
 def test_a_guessable_secret_and_a_public_token_are_warned_about() -> None:
     assert "short enough to be guessed" in run("--check", **{**ALONE, "FIREZONE_RELAY_SECRET": "short"}).stdout
+    assert "the secret is ***" not in run("--check", **{**ALONE, "FIREZONE_RELAY_SECRET": "short"}).stdout
     assert "token was given on the command line" in run("t0ken-text", "--check", **{**PORTAL, "FIREZONE_TOKEN": ""}).stdout
 
 
@@ -236,11 +251,11 @@ def test_credentials_are_printed_for_a_secret() -> None:
     assert username is not None
     assert username.password(SecretText(SECRET)) == printed["password"]
     assert printed["realm"] == "firezone"
-    assert run("--credentials", "1d").exit_code == 1
+    assert run("--credentials", "1d").exit_code == 2
 
 
 def test_credentials_no_relay_would_take_are_not_printed() -> None:
     result = run("--credentials", "99999999999999999999d", FIREZONE_RELAY_SECRET=SECRET)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "beyond" in result.output
     assert "username " not in result.output

@@ -16,7 +16,7 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for files
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_concealed", [])
+    monkeypatch.setattr(logs, "_concealed", {})
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     monkeypatch.delenv("FIREZONE_TOKEN", raising=False)
 

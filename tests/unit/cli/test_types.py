@@ -41,10 +41,22 @@ def test_portal_urls_are_absolute(url: str) -> None:
     assert convert(ApiUrl(), url) == url
 
 
-@pytest.mark.parametrize("url", ["", "api.firezone.dev", "ftp://x", "wss://", "/websocket"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "api.firezone.dev", "ftp://x", "wss://", "/websocket", "ws://portal:99999", "ws://portal:http", "ws://portal:0",
+        "ws://:80", "ws://[::1", "wss://por tal", "wss://portal/a b",
+    ],
+)  # fmt: skip
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(click.BadParameter, match="no portal URL"):
         convert(ApiUrl(), url)
+
+
+def test_a_password_in_a_url_is_refused_without_being_shown() -> None:
+    with pytest.raises(click.BadParameter, match="user name or password") as refused:
+        convert(ApiUrl(), "wss://user:hunter2@portal")
+    assert "hunter2" not in refused.value.message
 
 
 def test_addresses_have_a_port_and_ipv6_has_brackets() -> None:
