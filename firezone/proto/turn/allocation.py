@@ -357,7 +357,7 @@ class Allocation:
         if nonce is not None:
             self._credentials = self._credentials.with_nonce(nonce)
         if realm is not None and realm != self._credentials.realm:
-            self._abandon(request)
+            self._handle_refusal(request, now)
             return
         self._repeat(request, now)
 

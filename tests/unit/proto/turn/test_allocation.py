@@ -106,6 +106,20 @@ def test_other_realm_is_refused() -> None:  # T7
     assert bench.allocation.is_suspended
 
 
+def test_refresh_refused_by_another_realm_is_not_repeated_at_once() -> None:  # T7
+    bench = Bench().allocated()
+    bench.keep_alive(299)
+    bench.take_sent()
+    bench.run(1)
+    bench.challenge(bench.last(Method.REFRESH), "n2", 438, realm="other")
+    bench.take_sent()
+    bench.run(1)
+    assert bench.of(Method.REFRESH) == []
+    bench.keep_alive(60)
+    assert bench.allocation.has_allocation
+    assert bench.allocation.has_lent(LENT4)
+
+
 def test_silent_relay_is_asked_four_times() -> None:  # T8
     bench = Bench()
     bench.run(8.124)
