@@ -48,6 +48,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
               type=Duration(), help="Give up after this long without the portal, for example 30m. [default: never]")  # fmt: skip
 @click.option("--dns-control", cls=Option, envvar="FIREZONE_DNS_CONTROL", type=DnsControl(), default=DNS_METHODS[0],
               show_default=True, help="How the machine's DNS is set: systemd-resolved, etc-resolv-conf or disabled.")  # fmt: skip
+@click.option("--activate-internet-resource", cls=Option, envvar="FIREZONE_ACTIVATE_INTERNET_RESOURCE", is_flag=True,
+              help="Send what no other resource covers through the Internet resource, if there is one.")  # fmt: skip
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
@@ -60,7 +62,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     mode: tuple[str, ...], api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int | None, dns_control: str, ca_file: Path | None, inc_buf: bool, check: bool,
-    exit_after_setup: bool, reader_threads: str,
+    exit_after_setup: bool, reader_threads: str, activate_internet_resource: bool,
 ) -> None:  # fmt: skip
     """Connects this machine to the resources a Firezone portal grants it."""
     from firezone.base.errors import ConfigError
@@ -88,8 +90,8 @@ def main(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=inc_buf, dns_control=dns_control,
         ca_file=None if ca_file is None else str(ca_file),
-        exit_after_setup=exit_after_setup, reader_threads=reader_threads, device_serial=identity.smbios_value("product_serial"),
-        device_uuid=identity.smbios_value("product_uuid"),
+        exit_after_setup=exit_after_setup, reader_threads=reader_threads, is_internet_active=activate_internet_resource,
+        device_serial=identity.smbios_value("product_serial"), device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip
     try:
         client_login_url(config)

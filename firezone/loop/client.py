@@ -37,6 +37,7 @@ class ClientProgram(TunnelProgram[ClientState]):
         """Set when the first TUN configuration is applied."""
         self._applying = asyncio.Lock()
         self._newest: TunConfig | None = None
+        self.state.set_internet_resource_state(config.is_internet_active, self.clock.now())
         self.dns = make_dns_control(DISABLED if ends.device is None else config.dns_control)
 
     def login_url(self) -> LoginUrl:

@@ -39,6 +39,8 @@ class ClientConfig(TunnelConfig):
     """End with success once the first TUN configuration is applied."""
     dns_control: str = "disabled"
     """How the machine's DNS is set: systemd-resolved, etc-resolv-conf or disabled."""
+    is_internet_active: bool = False
+    """Send what no other resource covers through the Internet resource."""
     device_serial: str | None = None
     device_uuid: str | None = None
 

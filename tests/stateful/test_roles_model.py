@@ -137,7 +137,7 @@ class Roles(RuleBasedStateMachine):
         for client in self.clients if hasattr(self, "world") else ():
             state = client.machine
             served = {resource: cid for cid, gateway in state._gateways.items() for resource in gateway.resources}
-            assert served == state._gateway_of
+            assert served == state._gateways._serving
             assert set(served) <= set(state._book.resources) - state._book.disabled
             assert all(gateway.resources for gateway in state._gateways.values()), "a connection without use is closed"
 

@@ -32,6 +32,8 @@ class PacketBuffer:
         self.dropped = 0
         self._packets: dict[bytes | tuple[bytes], bytes] = {}
         """What tells packets apart (of a SYN its flow, of another its bytes), and the packet."""
+        self._unanswered: set[bytes | tuple[bytes]] = set()
+        """Those whose sender has not been told yet that it waits in vain."""
 
     def __len__(self) -> int:
         return len(self._packets)
@@ -46,9 +48,18 @@ class PacketBuffer:
         syn = syn_key(packet, header)
         key = packet if syn is None else (syn,)
         if key not in self._packets and len(self._packets) == MAX_BUFFERED:
-            del self._packets[next(iter(self._packets))]
+            oldest = next(iter(self._packets))
+            del self._packets[oldest]
+            self._unanswered.discard(oldest)
             self.dropped += 1
         self._packets[key] = packet
+        self._unanswered.add(key)
+
+    def take_unanswered(self) -> list[bytes]:
+        """Returns what was added since the last call, oldest first; it stays."""
+        packets = [packet for key, packet in self._packets.items() if key in self._unanswered]
+        self._unanswered.clear()
+        return packets
 
 
 @dataclass(slots=True)
@@ -104,3 +115,8 @@ class PendingFlows:
         """Ends the waiting and returns the packets in order; None when nobody waits."""
         flow = self._flows.pop(resource, None)
         return None if flow is None else flow.buffer.packets
+
+    def take_unanswered(self, resource: ResourceId) -> list[bytes]:
+        """Returns what waits and was not returned before, in order; it goes on waiting."""
+        flow = self._flows.get(resource)
+        return [] if flow is None else flow.buffer.take_unanswered()

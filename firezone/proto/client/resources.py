@@ -1,8 +1,7 @@
 """The resources a client may use, and which of them owns which network.
 
 Different prefixes coexist and the longest wins. Of several resources with the same prefix one is active: the one that is
-connected already, else the one with the largest id. But a resource whose filters let a packet through goes before one that
-does not: while such rivals of a network are not served by the same gateway, its packets are looked at one by one.
+connected already, else the one with the largest id.
 """
 
 from __future__ import annotations
@@ -11,25 +10,18 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from firezone.base.net import Network, covers
+from firezone.base.net import Network
 from firezone.base.timing import SECOND
-from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP
 from firezone.wire.portal import client as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from firezone.base.ids import ResourceId, SiteId
-    from firezone.base.net import Address
     from firezone.base.timing import Instant
-    from firezone.wire.ip import IpHeader
-    from firezone.wire.portal.shared import Filter
 
 OFFLINE_FOR = 300 * SECOND
 """How long a site counts as offline on the portal's word. Longer, and a site that is back looks dead to who does not try."""
-MAX_FOUND = 1024
-"""Flows whose resource is remembered."""
-_FILTER_OF = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
 
 class Status(enum.Enum):
@@ -64,50 +56,29 @@ class ResourceBook:
     site_status: dict[SiteId, Status] = field(default_factory=dict)
     offline_until: dict[SiteId, Instant] = field(default_factory=dict)
     """When each offline site is forgiven."""
-    _found: dict[tuple[Address, int, int | None], tuple[wire.CidrResource | None, bool]] = field(default_factory=dict)
-    """What `match_packet` found since the last `recompute`: a flood of one flow must not search anew for each packet."""
+    is_internet_on: bool = False
+    """Whether the user wants the Internet resource. Off until somebody says so: with the first list it would flicker."""
 
-    def match_packet(self, header: IpHeader) -> tuple[wire.CidrResource | None, bool]:
-        """Returns the resource to ask for, and whether its filters let the packet through.
+    @property
+    def internet(self) -> wire.InternetResource | None:
+        """The Internet resource in use: of several the one that came last."""
+        if not self.is_internet_on:
+            return None
+        known = (resource for number, resource in self.resources.items() if number not in self.disabled)
+        return next((resource for resource in reversed([*known]) if isinstance(resource, wire.InternetResource)), None)
 
-        Best is a resource that lets it through, then the longer prefix, then the owner of that prefix, then the larger id.
-        """
-        key = header.destination, header.protocol, header.destination_port
-        if key not in self._found:
-            if len(self._found) >= MAX_FOUND:
-                self._found.clear()
-            self._found[key] = self._find(header)
-        return self._found[key]
+    def remove(self, resource_id: ResourceId) -> None:
+        """Forgets a resource. With the Internet resource goes the wish to use it: whatever comes in its place is another one."""
+        resource = self.resources.get(resource_id)
+        if isinstance(resource, wire.InternetResource) and resource is self.internet:
+            self.is_internet_on = False
+        self.resources.pop(resource_id, None)
 
-    def _find(self, header: IpHeader) -> tuple[wire.CidrResource | None, bool]:
-        covering = [
-            (permits(resource.filters, header), resource.address.prefixlen, self.active.get(resource.address) is resource, number)
-            for number, resource in self.resources.items()
-            if isinstance(resource, wire.CidrResource) and number not in self.disabled and header.destination in resource.address
-        ]
-        if not covering:
-            return None, False
-        is_permitted, _, _, best = max(covering)
-        resource = self.resources[best]
-        assert isinstance(resource, wire.CidrResource)
-        return resource, is_permitted
-
-    def rivals(self, network: Network) -> list[ResourceId]:
-        """Returns the resources that may be better than the owner of a network for some packets: those with other filters.
-
-        An owner without filters lets everything through, and its prefix is the longest there: it has no rivals.
-        """
-        owner = self.active[network]
-        if not owner.filters:
-            return []
-        return [
-            resource_id
-            for resource_id, resource in self.resources.items()
-            if isinstance(resource, wire.CidrResource)
-            and resource_id not in self.disabled
-            and covers(resource.address, network)
-            and resource.filters != owner.filters
-        ]
+    def is_enabled(self, resource: wire.Resource) -> bool:
+        """Whether packets may go to a resource as far as the user is concerned."""
+        if isinstance(resource, wire.InternetResource):
+            return self.is_internet_on and resource.id not in self.disabled
+        return resource.id not in self.disabled
 
     def must_restart(self, resource: wire.Resource) -> bool:
         """Tells whether a resource that arrives again differs in what its traffic depends on: kind, address, sites or filters."""
@@ -125,7 +96,6 @@ class ResourceBook:
             if owner is None or self._yields(owner, resource, is_connected):
                 table[resource.address] = resource
         self.active = table
-        self._found.clear()
 
     def _yields(self, owner: wire.CidrResource, other: wire.CidrResource, is_connected: Callable[[ResourceId], bool]) -> bool:
         """Whether a prefix goes from one resource to one with a larger id. Traffic that flows stays where it is."""
@@ -143,7 +113,7 @@ class ResourceBook:
         return tuple(
             ResourceView(
                 resource.id, resource.name, _address_text(resource), tuple(site.name for site in resource.sites),
-                self.status(resource), resource.id not in self.disabled, getattr(resource, "address_description", None),
+                self.status(resource), self.is_enabled(resource), getattr(resource, "address_description", None),
             )
             for resource in ordered
         )  # fmt: skip
@@ -172,16 +142,6 @@ class ResourceBook:
         forgiven = [site for site, until in self.offline_until.items() if until <= now]
         self.set_site_status(forgiven, Status.UNKNOWN)
         return bool(forgiven)
-
-
-def permits(filters: Iterable[Filter], header: IpHeader) -> bool:
-    """Judges a packet by a resource's filters as its gateway will; none at all permit everything."""
-    filters, port = tuple(filters), header.destination_port
-    kind = _FILTER_OF.get(header.protocol)
-    return not filters or any(
-        item.protocol == kind and (kind == "icmp" or (port is not None and item.port_range_start <= port <= item.port_range_end))
-        for item in filters
-    )
 
 
 def _essence(resource: wire.Resource) -> tuple[object, ...]:

@@ -4,43 +4,39 @@ A packet for a resource that no gateway serves yet is punted here, kept, and the
 gateway; from its connection on, the resource's packets take the compiled path. What the tables say is recomputed from this
 state after every change (`_sync`), so they cannot drift from it.
 
-Source: Firezone `rust/connlib/tunnel/src/client.rs`, without names (DNS resources) and without the Internet resource.
+Source: Firezone `rust/connlib/tunnel/src/client.rs`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from firezone.base.errors import NoRelays, UnknownConnection
-from firezone.base.ids import ConnectionId, GatewayId, PeerRow, ResourceId, SiteId
-from firezone.base.net import PROXY_V4, PROXY_V6, SENTINEL_V4, SENTINEL_V6, TUNNEL_V4, TUNNEL_V6, Network, covers
+from firezone.base.ids import ConnectionId, GatewayId, PeerRow, ResourceId
 from firezone.base.timing import earliest
 from firezone.kernels.types import Reason
+from firezone.proto.client.gateways import Gateways
 from firezone.proto.client.pending_flows import PendingFlows
+from firezone.proto.client.refusals import Refusals
 from firezone.proto.client.resources import ResourceBook, ResourceView, Status
+from firezone.proto.client.routing import FIXED_ROUTES, INTERNET, Routing, closed_within
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import PortalWanted, ReconnectPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
-from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited
+from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited, unreachable
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import RelaysPresence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from firezone.base.net import Address
+    from firezone.base.net import Address, Network
     from firezone.base.rng import Rng
     from firezone.base.timing import Instant, UnixTime
     from firezone.proto.noise.sessions import SessionStore
     from firezone.proto.turn.channels import ChannelGate
-
-FIXED_ROUTES: tuple[Network, ...] = (TUNNEL_V4, PROXY_V4, SENTINEL_V4, TUNNEL_V6, PROXY_V6, SENTINEL_V6)
-"""Always routed to the tunnel."""
-MAX_RECENT_GATEWAYS = 100
-"""Gateways named in an intent as preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +58,16 @@ class ResourcesUpdated:
     resources: tuple[ResourceView, ...]
 
 
-@dataclass(slots=True)
-class GatewayOnClient:
-    """What the client knows of a gateway it has a connection with."""
-
-    id: GatewayId
-    site: SiteId
-    ipv4: ipaddress.IPv4Address
-    ipv6: ipaddress.IPv6Address
-    resources: dict[ResourceId, None] = field(default_factory=dict)
-    """Resources it was authorised for; without any the connection is closed."""
-
-    @property
-    def networks(self) -> tuple[Network, Network]:
-        return ipaddress.ip_network(self.ipv4), ipaddress.ip_network(self.ipv6)
-
-
 class ClientState(TunnelState):
     """The client's machine."""
 
     def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None) -> None:
         super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc, channels=channels)
         self._book = ResourceBook()
+        self._routing = Routing(self._book)
         self._pending = PendingFlows()
-        self._gateways: dict[ConnectionId, GatewayOnClient] = {}
-        self._gateway_of: dict[ResourceId, ConnectionId] = {}
-        self._recent: OrderedDict[GatewayId, None] = OrderedDict()
+        self._gateways = Gateways()
+        self._refusals = Refusals()
         self._own: tuple[Address, ...] = ()
         self._tun_config: TunConfig | None = None
         self._last_views: tuple[ResourceView, ...] | None = None
@@ -112,10 +92,22 @@ class ClientState(TunnelState):
             self._deactivate(resource, now)
         self._refresh(now)
 
+    def set_internet_resource_state(self, is_on: bool, now: Instant) -> None:
+        """Switches the Internet resource on or off, whether there is one or not yet. It is off until this is called."""
+        if is_on == self._book.is_internet_on:
+            return
+        internet = self._book.internet
+        self._book.is_internet_on = is_on
+        if internet is not None:
+            self._deactivate(internet.id, now)
+        self._refresh(now)
+
     def reset(self, now: Instant) -> None:
-        """Starts over after the network changed: new keys, no connections. Resources, pending intents and the TUN stay."""
+        """Starts over after the network changed: new keys, no connections. Resources, pending intents and the TUN stay.
+
+        So do the gateways we like best: with another one the applications' connections would be lost.
+        """
         self.node.reset(now)
-        self._recent.clear()
         self._drain_node(now)
         self._events.append(ReconnectPortal(self.public_key, "the network changed"))
 
@@ -174,20 +166,15 @@ class ClientState(TunnelState):
 
     def _remove_resource(self, resource_id: ResourceId, now: Instant) -> None:
         self._deactivate(resource_id, now)
-        self._book.resources.pop(resource_id, None)
+        self._book.remove(resource_id)
 
     def _deactivate(self, resource_id: ResourceId, now: Instant) -> None:
         """Ends a resource's traffic; a gateway without any resource left is told goodbye."""
         self._pending.take(resource_id)
-        cid = self._gateway_of.pop(resource_id, None)
-        gateway = self._gateways.get(cid) if cid is not None else None
-        if cid is None or gateway is None:
-            return
-        self._take_from(cid, gateway, resource_id, now)
+        self._release(resource_id, now)
 
-    def _take_from(self, cid: ConnectionId, gateway: GatewayOnClient, resource: ResourceId, now: Instant) -> None:
-        gateway.resources.pop(resource, None)
-        if not gateway.resources:
+    def _release(self, resource: ResourceId, now: Instant) -> None:
+        if (cid := self._gateways.release(resource)) is not None:
             self.node.close_connection(cid, now)
             self._on_gone(cid, now)
 
@@ -211,39 +198,25 @@ class ClientState(TunnelState):
             self._events.append(ReconnectPortal(self.public_key, "no address to offer to gateways"))
             return
         if self.node.row_of(cid) != former_row:
-            self._forget_authorizations(cid)
-        self._move_to_gateway(resource.id, message, cid, now)
-        self._recent[message.gateway_id] = None
-        self._recent.move_to_end(message.gateway_id)
-        while len(self._recent) > MAX_RECENT_GATEWAYS:
-            self._recent.popitem(last=False)
+            # On new terms it may be to a gateway that was started anew: each resource must be asked for again.
+            self._gateways.forget_authorizations(cid)
+        if self._gateways.of(resource.id) not in (None, cid):
+            self._release(resource.id, now)
+        self._gateways.assign(message, cid)
         for packet in packets:
             self._encapsulate(cid, packet, now)
 
-    def _forget_authorizations(self, cid: ConnectionId) -> None:
-        """A connection on new terms may be to a gateway that was started anew: each resource must be asked for again."""
-        self._gateway_of = {resource: at for resource, at in self._gateway_of.items() if at != cid}
-        if (gateway := self._gateways.get(cid)) is not None:
-            gateway.resources.clear()
-
-    def _move_to_gateway(self, resource: ResourceId, message: wire.FlowCreated, cid: ConnectionId, now: Instant) -> None:
-        former = self._gateway_of.pop(resource, None)
-        if former is not None and former != cid and former in self._gateways:
-            self._take_from(former, self._gateways[former], resource, now)
-        gateway = self._gateways.get(cid)
-        if gateway is None:
-            gateway = GatewayOnClient(message.gateway_id, message.site_id, message.gateway_ipv4, message.gateway_ipv6)
-            self._gateways[cid] = gateway
-        gateway.ipv4, gateway.ipv6, gateway.site = message.gateway_ipv4, message.gateway_ipv6, message.site_id
-        gateway.resources[resource] = None
-        self._gateway_of[resource] = cid
-
     def _fail_flow(self, message: wire.FlowCreationFailed, now: Instant) -> None:
         resource = self._book.resources.get(message.resource_id)
-        if resource is None or message.reason != wire.OFFLINE:
-            return  # What waits stays; the application's next packet asks again.
-        self._pending.take(resource.id)
-        self._book.set_offline([site.id for site in resource.sites], now)
+        if resource is None:
+            return
+        is_offline = message.reason == wire.OFFLINE
+        # What waits stays unless nobody is there, as the portal may think better of it; but its senders need not wait.
+        waiting = (self._pending.take(resource.id) or []) if is_offline else self._pending.take_unanswered(resource.id)
+        for packet in waiting:
+            self._refuse(packet, unreachable if is_offline else prohibited, now)
+        if is_offline:
+            self._book.set_offline([site.id for site in resource.sites], now)
 
     # packets
 
@@ -252,28 +225,32 @@ class ClientState(TunnelState):
         header = decode_ip(packet)
         if not self._is_admissible(header):
             return
-        gateway = self._gateway_at(header.destination)
+        gateway = self._gateways.at(header.destination)
         if gateway is not None:
             self._encapsulate(gateway, packet, now)
             return
-        if any(header.destination in closed for closed in FIXED_ROUTES):
+        match = self._routing.match(header)
+        if match is None:
             return
-        resource, is_permitted = self._book.match_packet(header)
-        if resource is None:
-            return
-        cid = self._gateway_of.get(resource.id)
-        if not is_permitted:
-            self._packets.append(prohibited(packet))
+        resource = match.resource.id
+        cid = self._gateways.of(resource)
+        if not match.is_permitted:
+            self._refuse(packet, prohibited, now)
         elif cid is not None and self.node.row_of(cid) is not None:
             self._encapsulate(cid, packet, now)
-        elif self._pending.add(resource.id, packet, header, now):
-            self._ask_for(resource.id)
+        elif self._pending.add(resource, packet, header, now):
+            self._ask_for(resource)
+
+    def _refuse(self, packet: bytes, answer: Callable[[bytes], bytes], now: Instant) -> None:
+        """Tells the sender of a packet that it goes nowhere, at a bounded rate."""
+        if self._refusals.allow(now):
+            self._packets.append(answer(packet))
 
     def _ask_for(self, resource: ResourceId) -> None:
         if not self._is_portal_reached:
             self._pending.on_not_asked(resource)
             self._events.append(PortalWanted())
-        self._tell_portal(wire.CreateFlow(resource_id=resource, connected_gateway_ids=tuple(sorted(self._recent))))
+        self._tell_portal(wire.CreateFlow(resource_id=resource, connected_gateway_ids=self._gateways.preferred(resource)))
 
     def _is_admissible(self, header: IpHeader) -> bool:
         """Keeps out what would raise intents for nothing: noise of the host, foreign sources, protocols no gateway forwards."""
@@ -282,9 +259,6 @@ class ClientState(TunnelState):
         if header.protocol in (ICMP, ICMPV6):
             return header.source_port is not None
         return header.protocol in (TCP, UDP)
-
-    def _gateway_at(self, address: Address) -> ConnectionId | None:
-        return next((cid for cid, gateway in self._gateways.items() if address in (gateway.ipv4, gateway.ipv6)), None)
 
     def _encapsulate(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
         try:
@@ -334,8 +308,7 @@ class ClientState(TunnelState):
             self._refresh(now)
 
     def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
-        gateway = self._gateways.pop(cid, None)
-        self._gateway_of = {resource: at for resource, at in self._gateway_of.items() if at != cid}
+        gateway = self._gateways.remove(cid)
         if gateway is not None:
             self._book.set_site_status([gateway.site], Status.UNKNOWN)
         self._set_filter(cid, None)
@@ -345,42 +318,45 @@ class ClientState(TunnelState):
 
     def _refresh(self, now: Instant) -> None:
         """Brings tables, TUN configuration and the displayed list in line with the state."""
-        self._book.recompute(lambda resource: resource in self._gateway_of)
+        self._book.recompute(lambda resource: self._gateways.of(resource) is not None)
+        self._routing.refresh()
         self._sync()
         self._announce()
         self._drain_node(now)
 
     def _sync(self) -> None:
         routes: dict[Network, PeerRow | None] = {}
-        for network, resource in self._book.active.items():
-            covered = [closed for closed in FIXED_ROUTES if covers(network, closed)]
-            if any(covers(closed, network) for closed in FIXED_ROUTES):
-                continue  # Tunnel addresses are never a resource.
-            routes |= {network: self._row_for(network, resource.id)} | dict.fromkeys(covered)
+        for network, resources in self._routing.networks():
+            routes |= {network: self._row_for(resources)} | dict.fromkeys(closed_within(network))
+        local = tuple(ipaddress.ip_network(address) for address in self._own)
         for cid, gateway in self._gateways.items():
             row = self.node.row_of(cid)
             routes |= dict.fromkeys(gateway.networks, row)
-            local = tuple(ipaddress.ip_network(address) for address in self._own)
             self._set_filter(cid, None if row is None else PeerFilterSet(row, remote=self._allowed_sources(cid), local=local))
         self._set_routes(routes)
 
-    def _row_for(self, network: Network, owner: ResourceId) -> PeerRow | None:
-        """Returns where all packets to a network go; None while they must be looked at one by one, by their ports."""
-        cid = self._gateway_of.get(owner)
-        if cid is None or any(self._gateway_of.get(rival) != cid for rival in self._book.rivals(network)):
-            return None
-        return self.node.row_of(cid)
+    def _row_for(self, resources: Iterable[ResourceId]) -> PeerRow | None:
+        """Returns where all packets go that are for any of some resources; None while they must be looked at one by one."""
+        serving = {self._gateways.of(resource) for resource in resources}
+        cid = serving.pop() if len(serving) == 1 else None
+        return None if cid is None else self.node.row_of(cid)
 
     def _allowed_sources(self, cid: ConnectionId) -> tuple[Network, ...]:
         gateway = self._gateways.get(cid)
         if gateway is None:
             return ()
-        resources = (self._book.resources.get(resource) for resource in gateway.resources)
-        return (*gateway.networks, *(r.address for r in resources if isinstance(r, wire.CidrResource)))
+        sources = list(gateway.networks)
+        for number in gateway.resources:
+            match self._book.resources.get(number):
+                case wire.CidrResource(address=address):
+                    sources.append(address)
+                case wire.InternetResource():
+                    sources.extend(INTERNET)
+        return tuple(sources)
 
     def _announce(self) -> None:
         if self._own:
-            routes = (*self._book.active, *FIXED_ROUTES)
+            routes = (*self._book.active, *FIXED_ROUTES, *(INTERNET if self._book.internet is not None else ()))
             config = TunConfig(str(self._own[0]), str(self._own[1]), tuple(sorted(set(routes), key=str)))
             if config != self._tun_config:
                 self._tun_config = config

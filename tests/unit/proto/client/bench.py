@@ -9,7 +9,8 @@ from firezone.base.secret import SecretBytes, SecretText
 from firezone.base.timing import SECOND, seconds
 from firezone.kernels.types import Reason
 from firezone.proto.client.resources import Status
-from firezone.proto.client.state import FIXED_ROUTES, ClientState, TunConfig
+from firezone.proto.client.routing import FIXED_ROUTES
+from firezone.proto.client.state import ClientState, TunConfig
 from firezone.proto.tunnel_state import SendToPortal
 from firezone.proto.updates import RouteRemoved, RouteSet
 from firezone.wire.portal import client as wire

@@ -8,8 +8,11 @@ import pytest
 from firezone.base.errors import RemoteError, WireError
 from firezone.base.ids import ConnectionId, GatewayId, ResourceId
 from firezone.base.timing import SECOND
+from firezone.proto.client.preference import MAX_GATEWAYS
+from firezone.proto.client.refusals import REFUSALS_PER_SECOND
 from firezone.proto.client.resources import Status
-from firezone.proto.client.state import FIXED_ROUTES, MAX_RECENT_GATEWAYS, ResourcesUpdated
+from firezone.proto.client.routing import FIXED_ROUTES
+from firezone.proto.client.state import ResourcesUpdated
 from firezone.proto.tunnel_state import ReconnectPortal
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.control import ControlEvent, encode_control
@@ -187,7 +190,7 @@ def test_a_resource_that_moves_to_another_gateway_leaves_no_unused_connection_be
 
 
 def test_gateways_are_named_as_preferred_sorted_and_no_more_than_a_hundred() -> None:
-    count = MAX_RECENT_GATEWAYS + 5
+    count = MAX_GATEWAYS + 5
     client = Client(*(cidr(100 + number, f"10.1.{number}.0/24") for number in range(count + 1)))
     for number in range(count):
         client.send(udp(f"10.1.{number}.7"))
@@ -199,8 +202,8 @@ def test_gateways_are_named_as_preferred_sorted_and_no_more_than_a_hundred() -> 
 
 
 def test_a_gateway_that_is_used_again_counts_as_recent() -> None:
-    client = Client(*(cidr(100 + number, f"10.1.{number}.0/24") for number in range(MAX_RECENT_GATEWAYS + 3)))
-    order = [*range(MAX_RECENT_GATEWAYS), 0, MAX_RECENT_GATEWAYS]
+    client = Client(*(cidr(100 + number, f"10.1.{number}.0/24") for number in range(MAX_GATEWAYS + 3)))
+    order = [*range(MAX_GATEWAYS), 0, MAX_GATEWAYS]
     for number, gateway in enumerate(order):
         client.send(udp(f"10.1.{number}.7"))
         client.tell(granted(100 + number, gateway=500 + gateway, key=gateway + 2))
@@ -347,3 +350,54 @@ def test_the_filter_of_a_gateway_names_its_addresses_its_resources_and_ourselves
     assert set(map(str, wanted.remote)) == {"100.64.0.2/32", "fd00:2021:1111::2/128", NET}
     assert set(map(str, wanted.local or ())) == {f"{OWN_V4}/32", f"{OWN_V6}/128"}
     assert wanted.rules is None
+
+
+# what programs are told
+
+
+def answers(client: Client) -> list[tuple[str, int, int]]:
+    """Source, type and code of the ICMP errors that the host was given."""
+    found = []
+    while (packet := client.state.poll_packet()) is not None:
+        header = decode_ip(packet)
+        found.append((str(header.source), packet[header.transport], packet[header.transport + 1]))
+    return found
+
+
+def test_what_waited_for_an_offline_site_is_told_that_nobody_is_there() -> None:
+    client = Client(cidr(10, NET), cidr(11, "fd00:1::/64"))
+    client.send(udp())
+    client.send(udp("fd00:1::7"))
+    client.tell(failed(10, "offline"))
+    assert answers(client) == [(SERVER, 3, 0)]
+    client.tell(failed(11, "offline"))
+    assert answers(client) == [("fd00:1::7", 1, 3)]
+    client.tell(failed(10, "offline"))
+    assert answers(client) == []
+
+
+@pytest.mark.parametrize("reason", ["forbidden", "not_found", "something newer"])
+def test_what_waited_for_a_refused_flow_is_told_once_and_goes_on_waiting(reason: str) -> None:
+    client = Client(cidr(10, NET))
+    client.send(udp(number=1), 0)
+    client.tell(failed(10, reason))
+    assert answers(client) == [(SERVER, 3, 13)]
+    client.send(udp(number=2), 2.0)
+    client.tell(failed(10, reason))
+    assert answers(client) == [(SERVER, 3, 13)], "the first packet's sender knows"
+    client.send(udp(number=2), 4.0)
+    client.tell(failed(10, reason))
+    assert answers(client) == [(SERVER, 3, 13)], "sent again it is answered again"
+    client.tell(granted(10))
+    (connection,) = client.state.node._connections
+    assert list(connection._packets) == [udp(number=1), udp(number=2)]
+
+
+def test_a_flood_of_refused_packets_is_answered_at_a_bounded_rate() -> None:
+    client = Client(cidr(10, NET, Filter(protocol="icmp")))
+    for number in range(3 * REFUSALS_PER_SECOND):
+        client.send(udp(number=number))
+    assert len(answers(client)) == REFUSALS_PER_SECOND
+    client.now += SECOND
+    client.send(udp())
+    assert len(answers(client)) == 1

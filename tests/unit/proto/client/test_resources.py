@@ -9,17 +9,13 @@ from hypothesis import strategies as st
 
 from firezone.base.ids import ResourceId, SiteId
 from firezone.base.timing import SECOND
-from firezone.proto.client.resources import MAX_FOUND, ResourceBook, Status, permits
-from firezone.wire.ip import decode_ip
+from firezone.proto.client.resources import ResourceBook, Status
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import Filter, Site
-from tests.harness import packets
 from tests.harness.roles import SITE, cidr, network, uid
 
 OTHER_SITE = Site(id=SiteId(uid(0x52)), name="Paris")
-OWN = "100.64.0.1"
 WEB = Filter(protocol="tcp", port_range_start=80, port_range_end=80)
-NAMES = Filter(protocol="udp", port_range_start=53, port_range_end=53)
 
 
 def dns(number: int, name: str = "", address: str = "*.example.com") -> wire.DnsResource:
@@ -103,72 +99,6 @@ def test_an_active_and_connected_resource_never_loses_its_prefix(resources: dict
             rivals = {uid(number) for number, address in resources.items() if network(address) == prefix}
             live = rivals & {uid(number) for number in connected}
             assert resource.id in live if live else resource.id == max(rivals)
-
-
-# whom a packet is for
-
-
-def match(known: ResourceBook, packet: bytes) -> tuple[str | None, bool]:
-    resource, is_permitted = known.match_packet(decode_ip(packet))
-    return None if resource is None else resource.id, is_permitted
-
-
-def test_the_longest_prefix_wins_and_nothing_matches_elsewhere() -> None:
-    known = book(cidr(2, "10.0.0.0/8"), cidr(1, "10.0.0.0/24"))
-    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(1), True)
-    assert match(known, packets.udp(OWN, "10.9.0.7")) == (uid(2), True)
-    assert match(known, packets.udp(OWN, "11.0.0.7")) == (None, False)
-    assert match(known, packets.udp("fd00::1", "fd00::2")) == (None, False)
-
-
-def test_filters_decide_before_the_length_of_the_prefix() -> None:
-    known = book(cidr(1, "10.0.0.0/24", WEB), cidr(2, "10.0.0.0/8", NAMES))
-    assert match(known, packets.tcp(OWN, "10.0.0.7", ports=(1, 80))) == (uid(1), True)
-    assert match(known, packets.udp(OWN, "10.0.0.7", ports=(1, 53))) == (uid(2), True)
-    assert match(known, packets.udp(OWN, "10.0.0.7", ports=(1, 54))) == (uid(1), False)
-
-
-def test_of_equals_the_active_one_is_asked_for() -> None:
-    known = book(cidr(1, "10.0.0.0/24"), connected=(1,))
-    add(known, cidr(2, "10.0.0.0/24"))
-    recompute(known, 1)
-    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(1), True)
-
-
-def test_what_was_found_is_forgotten_with_every_change_and_bounded() -> None:
-    known = book(cidr(1, "10.0.0.0/24"))
-    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(1), True)
-    add(known, cidr(2, "10.0.0.7/32"))
-    recompute(known)
-    assert match(known, packets.udp(OWN, "10.0.0.7")) == (uid(2), True)
-    for port in range(MAX_FOUND + 10):
-        match(known, packets.udp(OWN, "10.0.0.7", ports=(1, port)))
-    assert len(known._found) <= MAX_FOUND
-
-
-def test_disabled_resources_and_names_are_never_asked_for() -> None:
-    known = book(cidr(1, "10.0.0.0/24"), dns(2))
-    known.disabled = {ResourceId(uid(1))}
-    recompute(known)
-    assert match(known, packets.udp(OWN, "10.0.0.7")) == (None, False)
-
-
-@pytest.mark.parametrize(
-    ("filters", "packet", "expected"),
-    [
-        ((), packets.ip(OWN, "10.0.0.7", 47, b"x"), True),
-        ((WEB,), packets.tcp(OWN, "10.0.0.7", ports=(80, 81)), False),
-        ((WEB,), packets.tcp(OWN, "10.0.0.7", ports=(81, 80)), True),
-        ((WEB,), packets.udp(OWN, "10.0.0.7", ports=(80, 80)), False),
-        ((Filter(protocol="icmp"),), packets.echo(OWN, "10.0.0.7"), True),
-        ((Filter(protocol="icmp"),), packets.echo("fd00::1", "fd00::2"), True),
-        ((Filter(protocol="icmp"),), packets.ip(OWN, "10.0.0.7", packets.ICMP, bytes([13, 0]) + bytes(18)), True),
-        ((Filter(protocol="icmp"),), packets.udp(OWN, "10.0.0.7"), False),
-        ((Filter(protocol="tcp", port_range_start=90, port_range_end=80),), packets.tcp(OWN, "10.0.0.7", ports=(1, 85)), False),
-    ],
-)
-def test_filters_are_judged_as_the_gateway_judges(filters: tuple[Filter, ...], packet: bytes, expected: bool) -> None:
-    assert permits(filters, decode_ip(packet)) is expected
 
 
 # what must restart

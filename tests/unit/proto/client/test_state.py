@@ -152,7 +152,9 @@ def test_a_connection_under_way_to_a_gateway_without_use_is_dropped() -> None:
     client = connected()
     client.tell(wire.ResourceDeleted(resource_id=ResourceId(uid(10))))
     assert len(client.state.node) == 0
-    assert (client.state._gateways, client.state._gateway_of, client.state._filters, client.state._rows) == ({}, {}, {}, {})
+    assert len(client.state._gateways) == 0
+    assert client.state._gateways.of(ResourceId(uid(10))) is None
+    assert (client.state._filters, client.state._rows) == ({}, {})
 
 
 # 17.7 reset
@@ -172,7 +174,7 @@ def test_reset_has_a_new_key_and_no_connections_and_keeps_resources_and_device()
     assert client.routes() == {NET: None}
     client.send(udp())
     (intent,) = client.intents()
-    assert intent.connected_gateway_ids == ()
+    assert intent.connected_gateway_ids == (uid(2),), "connections of applications live on if the same gateway is chosen"
 
 
 def test_reset_keeps_what_waits_with_its_time() -> None:
