@@ -79,7 +79,8 @@ def join(client: End, gateway: End, own: Mapping[str, set[str]], relays: Mapping
     ends = {"client": (client, gateway), "gateway": (gateway, client)}
     words, via = {}, []
     for name, (end, peer) in ends.items():
-        if end.local_kind == "relay" or peer.remote_kind == "relay":
+        # A relay's address is one whatever the peer calls it: a check from there may come before anybody has announced it.
+        if end.local_kind == "relay" or peer.remote_kind == "relay" or peer.remote in relays:
             words[name] = _WORDS["relay"]
             via.append(relays.get(end.relay or "", relays.get(peer.remote, peer.remote)))
         elif peer.remote in own[name]:

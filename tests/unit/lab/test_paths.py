@@ -31,6 +31,10 @@ def end(remote_kind: str, remote: str, local_kind: str = "host", relay: str | No
         # The client's relay sends for it; the gateway may have met its address by a check before it was announced.
         (end("srflx", "203.0.113.7", "relay", "some-id"), end("prflx", "198.51.100.11"),
          "relayed ↔ server-reflexive via relay-west", Way.RELAYED),
+        # Each end sends by a way of its own; what comes from a relay's address is relayed, whatever the other end calls it.
+        (end("srflx", "203.0.113.7"), end("prflx", "198.51.100.11"),
+         "relayed ↔ server-reflexive via relay-west", Way.RELAYED),
+        (end("prflx", "198.51.100.12"), end("host", "192.168.1.2"), "host ↔ relayed via relay-east", Way.RELAYED),
         (end("relay", "198.51.100.12"), end("host", "192.168.1.2", "relay"), "host ↔ relayed via relay-east", Way.RELAYED),
         (end("relay", "198.51.100.12", "relay"), end("relay", "198.51.100.11", "relay"),
          "relayed ↔ relayed via relay-west and relay-east", Way.RELAYED),
