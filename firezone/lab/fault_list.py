@@ -20,6 +20,8 @@ class Fault:
     """The limit counts from the end of the fault, which itself is a gap."""
     may_break: bool = False
     """A download may have to be begun anew."""
+    is_about_new: bool = False
+    """The limit is about connections that are opened anew, too."""
     is_relayed: bool = False
     """Runs where there is no way but over relays."""
 
@@ -27,7 +29,7 @@ class Fault:
     def download_limit_s(self) -> float | None:
         """Longest gap of a download. TCP doubles the time to its next try, so that its gap is up to twice that of the way itself.
 
-        None after a total loss of half a minute: by then its next try may be half a minute away, through no fault of the tunnel.
+        None after a loss of half a minute or more: by then its next try may be as far away, through no fault of the tunnel.
         """
         if self.is_after or self.may_break:
             return None
@@ -35,8 +37,8 @@ class Fault:
 
     @property
     def patience_s(self) -> float:
-        """When waiting makes no sense any more: TCP tries after 51 s at the latest."""
-        return 40.0 if self.is_after else 3 * self.limit_s + 15.0
+        """When waiting makes no sense any more: TCP tries again 51 s after the beginning of a fault, or 102."""
+        return 75.0 if self.is_after else 3 * self.limit_s + 15.0
 
 
 FAULTS = {
@@ -47,10 +49,11 @@ FAULTS = {
         Fault("relay-of-peer", "relay that is not in use restarts", UNNOTICED_S, is_relayed=True),
         Fault("nat-rebinding", "NAT gives other ports", 3.0),
         Fault("address-change", "client changes address", 3.0),
+        Fault("link-lost", "client's link away for a minute", 3.0, is_after=True),
         Fault("relay-killed", "relay in use killed, another known", 20.0, is_relayed=True),
         Fault("relay-silent", "relay in use falls silent, another known", 20.0, is_relayed=True),
         Fault("relay-restart", "relay in use restarts with another secret", 20.0, is_relayed=True),
-        Fault("gateway-restart", "gateway killed, restarted after 1 s", 25.0, may_break=True),
+        Fault("gateway-restart", "gateway killed, restarted after 1 s", 25.0, may_break=True, is_about_new=True),
         Fault("total-loss", "30 s of total loss", 3.0, is_after=True),
     )
 }

@@ -35,6 +35,10 @@ class Outcome:
     flow_after_s: float = 0.0
     """From the end of the fault to the next echo."""
     download_gap_s: float = 0.0
+    new_gap_s: float | None = None
+    """Between two connections that could be opened; None where that was not tried."""
+    missing_sign: str = ""
+    """What should have shown that the fault has happened, and has not."""
     lost: int = 0
     """Echoes that did not come back."""
     size: int = 0
@@ -42,7 +46,7 @@ class Outcome:
     breaks: int = 0
     """How often the download's connection broke and was opened anew."""
     is_intact: bool = False
-    """What came of the file is the file."""
+    """What came of the file is the file, and every echo is what was sent."""
     path_before: str = ""
     path_after: str = ""
     complaints: list[str] = field(default_factory=list)
@@ -59,14 +63,18 @@ class Outcome:
         if self.error:
             return self.error
         wrong = []
+        if self.missing_sign:
+            wrong.append(f"no sign of the fault: not so that {self.missing_sign}")
         if not self.is_intact:
-            wrong.append("the download was corrupted")
+            wrong.append("a transfer was corrupted")
         if self.breaks and not fault.may_break:
             wrong.append(f"the download's connection broke {self.breaks} times")
         if not self.is_back:
             wrong.append("a flow did not come back")
         if self.judged_gap_s > fault.limit_s:
             wrong.append(f"the flow's gap is above {fault.limit_s:g} s")
+        if self.new_gap_s is not None and self.new_gap_s > fault.limit_s:
+            wrong.append(f"the gap of new connections is above {fault.limit_s:g} s")
         if fault.download_limit_s is not None and self.download_gap_s > fault.download_limit_s:
             wrong.append(f"the download's gap is above {fault.download_limit_s:g} s")
         return "; ".join(wrong + self.complaints) or "as it should be"
@@ -107,8 +115,9 @@ class FaultReport:
         """Prints one row per fault, with the least and the largest of its rounds."""
         from rich.table import Table
 
-        table = Table(title="Faults: longest gap, in seconds", highlight=False, caption="Total loss counts from its end.")
-        for name in ("fault", "limit", "50 packets/s", "download", "lost", "rounds", "verdict"):
+        caption = "What takes everything away for long counts from its end."
+        table = Table(title="Faults: longest gap, in seconds", highlight=False, caption=caption)
+        for name in ("fault", "limit", "50 packets/s", "download", "opened anew", "lost", "rounds", "verdict"):
             table.add_column(name, justify="left" if name in ("fault", "verdict") else "right", overflow="fold")
         for fault in dict.fromkeys(outcome.fault for outcome in self.outcomes):
             rounds = [outcome for outcome in self.outcomes if outcome.fault is fault]
@@ -116,7 +125,9 @@ class FaultReport:
             wrong = dict.fromkeys(outcome.verdict for outcome in rounds if not outcome.ok)
             table.add_row(
                 fault.what, f"≤ {fault.limit_s:g}", _range([outcome.judged_gap_s for outcome in measured]),
-                _range([outcome.download_gap_s for outcome in measured]), _range([float(o.lost) for o in measured], digits=0),
+                _range([outcome.download_gap_s for outcome in measured]),
+                _range([outcome.new_gap_s for outcome in measured if outcome.new_gap_s is not None]),
+                _range([float(outcome.lost) for outcome in measured], digits=0),
                 f"{sum(outcome.ok for outcome in rounds)}/{len(rounds)}",
                 f"[red]{' | '.join(wrong).replace('[', chr(92) + '[')}[/]" if wrong else "[green]as it should be[/]",
             )  # fmt: skip

@@ -8,12 +8,12 @@ import sys
 import time
 
 
-def fetch(host: str, port: int, timeout: float) -> dict[str, object]:
+def fetch(host: str, port: int, timeout: float, path: str = "/") -> dict[str, object]:
     """Returns status, body and the milliseconds to the connection and to the first byte. Raises OSError."""
     start = time.perf_counter()
     with socket.create_connection((host, port), timeout) as sock:
         connected = time.perf_counter()
-        sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         data = sock.recv(65536)
         first = time.perf_counter()
         while more := sock.recv(65536):
@@ -29,6 +29,6 @@ def fetch(host: str, port: int, timeout: float) -> dict[str, object]:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(fetch(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(fetch(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])))
     except OSError as error:
         sys.exit(f"{sys.argv[1]} port {sys.argv[2]}: {error}")

@@ -1,8 +1,9 @@
 """`python -m firezone.lab.flow`: what a user of the tunnel would notice of a fault, measured from the client's network.
 
 `serve` answers in the resource's network: UDP with the same bytes, TCP with an endless file from the offset that is asked for.
-`echo` sends 50 datagrams a second and `download` reads the file, each until it is told to stop; both write one JSON line per gap
-and one per second to their log. All times are of CLOCK_MONOTONIC, which every process of the machine shares.
+`echo` sends 50 datagrams a second, `download` reads the file, and `new` opens a TCP connection after the other for a first byte,
+each until it is told to stop; all write one JSON line per gap and one per half second to their log. All times are of
+CLOCK_MONOTONIC, which every process of the machine shares.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _BLOCK_SIZE = 1 << 16
 _PATTERN = random.Random(4).randbytes(1 << 20)
 _CONNECT_TIMEOUT_S = 2.0
 _REPORT_S = 0.5
+_NEW_EVERY_S, _NEW_TIMEOUT_S = 0.05, 0.5
+"""Between two connections, and how long each may take: shorter than the second after which a lost SYN is sent again."""
 
 
 def block(number: int) -> bytes:
@@ -47,6 +50,11 @@ def digest_of(size: int) -> str:
     return digest.hexdigest()
 
 
+def datagram(number: int) -> bytes:
+    """Returns what one echo carries: its number, then bytes that belong to it."""
+    return number.to_bytes(8, "big") + block(number)[8:100]
+
+
 def serve() -> None:
     """Answers until it is killed."""
     files = socket.create_server(("", FILE_PORT), family=socket.AF_INET)
@@ -61,8 +69,8 @@ def _serve_echo() -> None:
     echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     echo.bind(("", ECHO_PORT))
     while True:
-        datagram, sender = echo.recvfrom(2048)
-        echo.sendto(datagram, sender)
+        data, sender = echo.recvfrom(2048)
+        echo.sendto(data, sender)
 
 
 def _serve_file(connection: socket.socket) -> None:
@@ -121,31 +129,52 @@ def echo(host: str) -> None:
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.setblocking(False)
     due = time.monotonic()
-    sent = received = 0
+    sent = wrong = 0
+    waiting: set[int] = set()
     while not watch.is_stopping:
         now = time.monotonic()
         if now >= due:
             due = max(due + INTERVAL_S, now)
             try:
-                udp.sendto(sent.to_bytes(8, "big") + bytes(92), (host, ECHO_PORT))
+                udp.sendto(datagram(sent), (host, ECHO_PORT))
+                waiting.add(sent)
                 sent += 1
             except OSError:
                 pass  # No route for a moment; that is part of what is measured.
         ready = select.select([udp], [], [], max(0.0, due - time.monotonic()))[0]
         watch.look(INTERVAL_S)
-        if ready and _receive(udp):
-            received += 1
-            watch.arrived()
+        if ready and (data := _receive(udp)):
+            number = int.from_bytes(data[:8], "big")
+            wrong += number >= sent or data != datagram(number)
+            if number in waiting:  # one that comes twice shows nothing
+                waiting.remove(number)
+                watch.arrived()
         watch.report()
-    _write(end=time.monotonic(), last=watch.last, sent=sent, received=received)
+    _write(end=time.monotonic(), last=watch.last, sent=sent, received=sent - len(waiting), is_intact=not wrong)
 
 
-def _receive(udp: socket.socket) -> bool:
+def _receive(udp: socket.socket) -> bytes:
     try:
-        udp.recv(2048)
+        return udp.recv(2048)
     except OSError:
-        return False  # ICMP errors come here as well.
-    return True
+        return b""  # ICMP errors come here as well.
+
+
+def new(host: str) -> None:
+    """Opens a connection after the other until SIGTERM, each for the first byte of the file."""
+    watch = Watch()
+    while not watch.is_stopping:
+        began = time.monotonic()
+        try:
+            with socket.create_connection((host, FILE_PORT), timeout=_NEW_TIMEOUT_S) as connection:
+                connection.sendall(bytes(8))
+                if connection.recv(1):
+                    watch.arrived()
+        except OSError:
+            pass
+        watch.report()
+        time.sleep(max(0.0, began + _NEW_EVERY_S - time.monotonic()))
+    _write(end=time.monotonic(), last=watch.last)
 
 
 def download(host: str) -> None:
@@ -190,5 +219,7 @@ if __name__ == "__main__":
             echo(address)
         case ["download", address]:
             download(address)
+        case ["new", address]:
+            new(address)
         case _:
-            sys.exit("usage: python -m firezone.lab.flow serve | echo HOST | download HOST")
+            sys.exit("usage: python -m firezone.lab.flow serve | echo HOST | download HOST | new HOST")

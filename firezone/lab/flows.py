@@ -1,4 +1,4 @@
-"""The two flows of a fault as the lab sees them: a steady echo and a download, with the longest gap of each."""
+"""The flows of a fault as the lab sees them: a steady echo, a download, connections opened anew, with the longest gap of each."""
 
 from __future__ import annotations
 
@@ -58,31 +58,34 @@ class Flow:
 
 @dataclass(slots=True)
 class Flows:
-    """Both flows through one tunnel."""
+    """All flows through one tunnel."""
 
     server: Program
     echo: Flow
     download: Flow
+    new: Flow | None = None
 
     @classmethod
-    def start(cls, client: Namespace, resource: Namespace, host: str, logs: Path) -> Flows:
-        """Starts both and waits until both run. Raises ConfigError when one does not."""
+    def start(cls, client: Namespace, resource: Namespace, host: str, logs: Path, *, has_new: bool = False) -> Flows:
+        """Starts all and waits until all run; `has_new` adds connections opened anew. Raises ConfigError when one does not."""
         server = Program.start("flow-server", resource, python("firezone.lab.flow", "serve"), logs)
         server.wait_for("listening")
-        echo, download = (
-            Flow(Program.start(f"flow-{kind}", client, python("firezone.lab.flow", kind, host), logs))
-            for kind in ("echo", "download")
-        )
-        flows = cls(server, echo, download)
-        if not wait_until(lambda: echo.last and download.last, timeout=_START_TIMEOUT_S):
+        kinds = ("echo", "download", *(["new"] if has_new else []))
+        found = {kind: Flow(Program.start(f"flow-{kind}", client, python("firezone.lab.flow", kind, host), logs)) for kind in kinds}
+        flows = cls(server, **found)
+        if not wait_until(lambda: all(flow.last for flow in found.values()), timeout=_START_TIMEOUT_S):
             flows.close()
-            raise ConfigError(f"No {'echo' if not echo.last else 'byte of the file'} came back within {_START_TIMEOUT_S:.0f} s.")
+            silent = " and ".join(kind for kind, flow in found.items() if not flow.last)
+            raise ConfigError(f"Nothing came back within {_START_TIMEOUT_S:.0f} s to: {silent}.")
         return flows
 
-    def wait_for_both(self, moment: float, timeout: float) -> bool:
-        """Waits until both flows have got something after a moment of CLOCK_MONOTONIC."""
-        return bool(wait_until(lambda: min(self.echo.last, self.download.last) > moment, timeout=timeout))
+    def wait_for_all(self, moment: float, timeout: float) -> bool:
+        """Waits until every flow has got something after a moment of CLOCK_MONOTONIC."""
+        return bool(wait_until(lambda: min(flow.last for flow in self._all()) > moment, timeout=timeout))
 
     def close(self) -> None:
-        for program in (self.echo.program, self.download.program, self.server):
+        for program in (*(flow.program for flow in self._all()), self.server):
             program.kill()
+
+    def _all(self) -> list[Flow]:
+        return [self.echo, self.download, *([] if self.new is None else [self.new])]

@@ -22,9 +22,9 @@ class MeasurementError(FirezoneError):
     """Something that was to be measured did not work."""
 
 
-def fetch_page(client: Namespace, host: str, port: int, timeout: float = 20.0) -> dict[str, Any]:
+def fetch_page(client: Namespace, host: str, port: int, timeout: float = 20.0, path: str = "/") -> dict[str, Any]:
     """Fetches the page once from the client's namespace; see `lab.fetch` for what comes back."""
-    command = client.command(*python("firezone.lab.fetch", host, str(port), str(timeout)))
+    command = client.command(*python("firezone.lab.fetch", host, str(port), str(timeout), path))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 10)
     if done.returncode:
         raise MeasurementError(f"The page could not be fetched: {done.stderr.strip()}")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from firezone.lab.fault_cell import INJECTIONS
+from firezone.lab.fault_injections import INJECTIONS
 from firezone.lab.fault_list import FAULTS
 from firezone.lab.faults import FaultReport, Outcome, parse_names
-from firezone.lab.flow import block, digest_of
+from firezone.lab.flow import block, datagram, digest_of
 from firezone.lab.flows import Flow
 from firezone.lab.programs import Program
 
@@ -55,6 +55,14 @@ def test_return_after_a_fault_counts_from_its_end(tmp_path: Path) -> None:
     assert flow(tmp_path, {"last": 39.0}).first_after(40.0) == float("inf")
 
 
+def test_every_echo_belongs_to_its_number() -> None:
+    echoes = [datagram(number) for number in range(300)]
+    assert len(set(echoes)) == 300
+    assert [int.from_bytes(echo[:8], "big") for echo in echoes] == list(range(300))
+    assert all(len(echo) == 100 for echo in echoes)
+    assert len({echo[8:] for echo in echoes}) > 200  # not the number alone
+
+
 def test_file_is_the_same_from_any_offset_and_no_two_blocks_are() -> None:
     assert len({block(number) for number in range(300)}) == 300
     assert all(len(block(number)) == len(block(0)) for number in range(3))
@@ -69,6 +77,9 @@ def test_file_is_the_same_from_any_offset_and_no_two_blocks_are() -> None:
         ({"flow_gap_s": 3.1}, "the flow's gap is above 3 s"),
         ({"download_gap_s": 6.6}, "the download's gap is above 6.5 s"),
         ({"is_intact": False}, "corrupted"),
+        ({"missing_sign": "the client has started over"}, "no sign of the fault: not so that the client has started over"),
+        ({"fault": FAULTS["gateway-restart"], "flow_gap_s": 20.0, "new_gap_s": 25.1}, "the gap of new connections is above 25 s"),
+        ({"fault": FAULTS["link-lost"], "flow_gap_s": 61.0, "flow_after_s": 3.1}, "above 3 s"),
         ({"breaks": 2}, "broke 2 times"),
         ({"is_back": False}, "did not come back"),
         ({"complaints": ["client: something"]}, "client: something"),
