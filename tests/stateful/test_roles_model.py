@@ -139,7 +139,7 @@ class Roles(RuleBasedStateMachine):
             served = {resource: cid for cid, gateway in state._gateways.items() for resource in gateway.resources}
             assert served == state._gateways._serving
             assert set(served) <= set(state._book.resources) - state._book.disabled
-            assert all(gateway.resources for gateway in state._gateways.values()), "a connection without use is closed"
+            assert all(gateway.resources for _, gateway in state._gateways.items()), "a connection without use is closed"
 
     def teardown(self) -> None:
         """When everything is in order again, traffic is back within 30 seconds."""
