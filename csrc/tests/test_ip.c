@@ -1,4 +1,4 @@
-// sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_demux.c fz_channel.c
+// sources: fz_ip.c fz_csum.c fz_filter.c fz_lpm.c fz_memo.c fz_demux.c fz_channel.c
 // sanitize: address,undefined
 /* Hostile packets through parse, filter and the checksum: noise, truncated headers, flipped bytes. Each packet is the last thing in
  * its slab, so a read behind it is seen. */
@@ -45,7 +45,7 @@ static void check_parsed(const fz_batch *b, uint32_t row) {
   CHECK(b->transport[row] >= (b->ip_version[row] == 4 ? 20 : 40));
 }
 
-static void run_round(uint64_t *state, fz_filter *const *filters) {
+static void run_round(uint64_t *state, fz_filters *filters) {
   uint8_t packet[1400];
   uint32_t n = make_packet(state, packet, test_random(state) % 4 ? 100 : 1400);
   fz_batch b = test_batch(CAPACITY, n);
@@ -58,8 +58,8 @@ static void run_round(uint64_t *state, fz_filter *const *filters) {
   b.n = CAPACITY;
   fz_ip_parse_batch(&b, test_random(state) % 2 != 0);
   for (uint32_t row = 0; row < b.n; row++) check_parsed(&b, row);
-  if (test_random(state) % 2) fz_admit_from_tunnel(filters, 2, &b);
-  else fz_admit_to_tunnel(filters, 2, &b);
+  if (test_random(state) % 2) fz_admit_from_tunnel(filters, &b);
+  else fz_admit_to_tunnel(filters, &b);
   fz_datagram_kind(b.slab, n);
   uint8_t *copy = test_alloc(n, 1);
   CHECK(fz_copy_sum(copy, b.slab, n) == fz_sum(b.slab, n));
@@ -82,8 +82,13 @@ int main(void) {
     fz_lpm_set(&filter.remote, any, v6 != 0, 0, 0);
     fz_lpm_set(&filter.rules, any, v6 != 0, 1, 0);
   }
-  fz_filter *filters[2] = {&filter, NULL};
-  for (int round = 0; round < ROUNDS; round++) run_round(&state, filters);
+  fz_filter *of[2] = {&filter, NULL};
+  uint64_t generation[2] = {1, 0};
+  fz_filters filters = {.of = of, .generation = generation, .peers = 2};
+  fz_memo *memos[2] = {&filters.from_tunnel, &filters.to_tunnel};
+  for (int i = 0; i < 2; i++) fz_memo_move(memos[i], test_alloc((1u << 4) + FZ_MEMO_WAYS - 1, sizeof(fz_memo_entry)), 4);
+  for (int round = 0; round < ROUNDS; round++) run_round(&state, &filters);
+  for (int i = 0; i < 2; i++) free(memos[i]->entries);
   free(nodes);
   return 0;
 }

@@ -6,6 +6,7 @@ Sessions, paths and channels are the exception: the node that negotiates them wr
 
 from __future__ import annotations
 
+import hashlib
 from typing import assert_never
 
 from firezone.base.net import Network
@@ -41,13 +42,14 @@ NO_PEER_YET = -1
 class Tables:
     """Sessions, channels, routes, filters and NAT as the stages read them. A role without a use for one leaves it empty."""
 
-    def __init__(self, nat_seed: bytes = bytes(48)) -> None:
-        """`nat_seed`: 48 secret random bytes where packets are translated, that is at a gateway."""
+    def __init__(self, seed: bytes = bytes(48)) -> None:
+        """`seed`: 48 secret random bytes, so that nobody outside can choose flows that make look-ups slow."""
+        of_memos = hashlib.blake2b(seed, digest_size=48, person=b"memos").digest()
         self.sessions = SessionTable()
         self.channels = ChannelTable()
-        self.routes = RouteTable()
-        self.filters = FilterTable()
-        self.nat = NatTable(nat_seed)
+        self.routes = RouteTable(of_memos[:16])
+        self.filters = FilterTable(of_memos[16:])
+        self.nat = NatTable(seed)
 
     def apply(self, update: TableUpdate) -> None:
         """Makes one change visible to the next batch."""

@@ -1,6 +1,7 @@
 # The C side of admission: csrc/fz_filter.h.
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from firezone.kernels.memo cimport fz_memo
 from firezone.kernels.route cimport fz_lpm
 from firezone.kernels.types cimport fz_batch
 
@@ -29,11 +30,19 @@ cdef extern from "fz_filter.h" nogil:
         uint32_t rule_count
         uint32_t range_count
 
-    uint32_t fz_admit_from_tunnel(fz_filter **filters, uint32_t peers, fz_batch *b)
-    uint32_t fz_admit_to_tunnel(fz_filter **filters, uint32_t peers, fz_batch *b)
+    ctypedef struct fz_filters:
+        fz_filter **of
+        uint64_t *generation
+        uint32_t peers
+        uint64_t changes
+        fz_memo from_tunnel
+        fz_memo to_tunnel
+
+    uint32_t fz_admit_from_tunnel(fz_filters *f, fz_batch *b)
+    uint32_t fz_admit_to_tunnel(fz_filters *f, fz_batch *b)
 
 
 cdef class FilterTable:
-    cdef fz_filter **_filters  # by peer row; each malloc'ed, freed when replaced, removed, or with the table
-    cdef uint32_t _peers
+    cdef fz_filters _t  # each filter malloc'ed, freed when replaced, removed, or with the table
     cdef int _grow(self, uint32_t peers) except -1
+    cdef void _replace(self, uint32_t peer, fz_filter *fresh) noexcept

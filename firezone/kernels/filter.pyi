@@ -8,7 +8,7 @@ MAX_PEERS: int
 _PortRanges = Sequence[tuple[int, int]]
 
 class FilterTable:
-    def __init__(self) -> None: ...
+    def __init__(self, seed: bytes = ...) -> None: ...
     def set_peer(
         self,
         peer: int,

@@ -2,14 +2,15 @@
 
 The meaning of a peer's filter is told at `firezone.proto.updates.PeerFilterSet`; a peer without one has nothing admitted.
 """
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from firezone.kernels.batch cimport PacketBatch
 from firezone.kernels.filter cimport (
     fz_admit_from_tunnel, fz_admit_to_tunnel, fz_filter, fz_port_range, fz_rule,
 )
+from firezone.kernels.memo cimport memo_make_room
 from firezone.kernels.route cimport lpm_set
 
 MAX_PEERS = 1 << 20
@@ -19,11 +20,24 @@ MAX_PEERS = 1 << 20
 cdef class FilterTable:
     """Filters by peer row. Not for concurrent use: change it between batches."""
 
+    def __cinit__(self, bytes seed not None=bytes(32)):
+        """`seed`: 32 random bytes; who knows them can choose flows that are looked up anew for each packet.
+
+        Raises: ValueError for another length.
+        """
+        if len(seed) != 32:
+            raise ValueError(f"The seed has 32 bytes, not {len(seed)}.")
+        memcpy(self._t.from_tunnel.seed, <const uint8_t *>seed, 16)
+        memcpy(self._t.to_tunnel.seed, <const uint8_t *>seed + 16, 16)
+
     def __dealloc__(self):
         cdef uint32_t i
-        for i in range(self._peers):
-            _free_filter(self._filters[i])
-        free(self._filters)
+        for i in range(self._t.peers):
+            _free_filter(self._t.of[i])
+        free(self._t.of)
+        free(self._t.generation)
+        free(self._t.from_tunnel.entries)
+        free(self._t.to_tunnel.entries)
 
     def set_peer(self, uint32_t peer, object remote, object local, object rules) -> None:
         """Replaces the whole filter of a peer; on an error the old one stays.
@@ -36,7 +50,7 @@ cdef class FilterTable:
         cdef fz_filter *fresh
         if peer >= MAX_PEERS:
             raise ValueError(f"{peer} is no peer row, the largest is {MAX_PEERS - 1}.")
-        if peer >= self._peers:
+        if peer >= self._t.peers:
             self._grow(peer + 1)
         fresh = <fz_filter *>calloc(1, sizeof(fz_filter))
         if fresh == NULL:
@@ -46,8 +60,7 @@ cdef class FilterTable:
         except BaseException:
             _free_filter(fresh)
             raise
-        _free_filter(self._filters[peer])
-        self._filters[peer] = fresh
+        self._replace(peer, fresh)
 
     def add_rules(self, uint32_t peer, object rules) -> None:
         """Adds rules to those of a peer's filter, replacing the ones of the same networks; without a filter nothing happens.
@@ -56,24 +69,24 @@ cdef class FilterTable:
 
         Raises: ValueError for a port range that is none; then none of the rules is added.
         """
-        if peer < self._peers and self._filters[peer] != NULL and self._filters[peer].has_rules:
-            _build_rules(
-                self._filters[peer], [(row[0], row[1], merge_ranges(row[2]), merge_ranges(row[3]), row[4]) for row in rules]
-            )
+        if peer < self._t.peers and self._t.of[peer] != NULL and self._t.of[peer].has_rules:
+            merged = [(row[0], row[1], merge_ranges(row[2]), merge_ranges(row[3]), row[4]) for row in rules]
+            self._replace(peer, self._t.of[peer])  # Decided anew even if memory ends half-way.
+            _build_rules(self._t.of[peer], merged)
 
     def remove_peer(self, uint32_t peer) -> None:
         """Forgets the filter of a peer, if it has one: its packets are dropped from now on."""
-        if peer < self._peers:
-            _free_filter(self._filters[peer])
-            self._filters[peer] = NULL
+        if peer < self._t.peers:
+            self._replace(peer, NULL)
 
     def admit_from_tunnel(self, PacketBatch batch not None) -> int:
         """Punts FORWARD rows that their peer must not send: REFUSED_SOURCE, REFUSED_DESTINATION.
 
         Returns: how many rows are left with verdict FORWARD.
         """
+        memo_make_room(&self._t.from_tunnel)
         with nogil:
-            left = fz_admit_from_tunnel(self._filters, self._peers, &batch._c)
+            left = fz_admit_from_tunnel(&self._t, &batch._c)
         return left
 
     def admit_to_tunnel(self, PacketBatch batch not None) -> int:
@@ -81,21 +94,35 @@ cdef class FilterTable:
 
         Returns: how many rows are left with verdict FORWARD.
         """
+        memo_make_room(&self._t.to_tunnel)
         with nogil:
-            left = fz_admit_to_tunnel(self._filters, self._peers, &batch._c)
+            left = fz_admit_to_tunnel(&self._t, &batch._c)
         return left
 
     cdef int _grow(self, uint32_t peers) except -1:
-        cdef uint32_t size = max(16, self._peers)
+        cdef uint32_t size = max(16, self._t.peers)
         while size < peers:
             size *= 2
-        grown = realloc(self._filters, size * sizeof(fz_filter *))
+        grown = realloc(self._t.of, size * sizeof(fz_filter *))
         if grown == NULL:
             raise MemoryError
-        self._filters = <fz_filter **>grown
-        memset(self._filters + self._peers, 0, (size - self._peers) * sizeof(fz_filter *))
-        self._peers = size
+        self._t.of = <fz_filter **>grown
+        grown = realloc(self._t.generation, size * sizeof(uint64_t))
+        if grown == NULL:
+            raise MemoryError
+        self._t.generation = <uint64_t *>grown
+        memset(self._t.of + self._t.peers, 0, (size - self._t.peers) * sizeof(fz_filter *))
+        memset(self._t.generation + self._t.peers, 0, (size - self._t.peers) * sizeof(uint64_t))
+        self._t.peers = size
         return 0
+
+    cdef void _replace(self, uint32_t peer, fz_filter *fresh) noexcept:
+        """Gives a peer a filter, or the same again with other rules; what was decided by the former one is forgotten."""
+        if fresh != self._t.of[peer]:
+            _free_filter(self._t.of[peer])
+        self._t.of[peer] = fresh
+        self._t.changes += 1
+        self._t.generation[peer] = self._t.changes if fresh != NULL else 0
 
 
 cdef void _free_filter(fz_filter *f) noexcept:

@@ -1,6 +1,9 @@
 # Longest-prefix match: csrc/fz_lpm.h, and what owners of such tables share.
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
+
+from firezone.kernels.memo cimport fz_memo
+from firezone.kernels.types cimport fz_batch
 
 
 cdef extern from "fz_lpm.h" nogil:
@@ -23,6 +26,15 @@ cdef extern from "fz_lpm.h" nogil:
     int32_t fz_lpm_lookup(const fz_lpm *t, const uint8_t *address, bint v6)
 
 
+cdef extern from "fz_route.h" nogil:
+    ctypedef struct fz_routes:
+        fz_lpm prefixes
+        fz_memo found
+
+    void fz_route_changed(fz_routes *r, const uint8_t *address, bint v6, uint32_t bits)
+    uint32_t fz_route_batch(fz_routes *r, fz_batch *b)
+
+
 cdef inline int lpm_set(fz_lpm *t, object network, int32_t value) except -1:
     """Stores a value under a network (an `ipaddress` network), making room first."""
     cdef bytes address = network.network_address.packed
@@ -40,4 +52,4 @@ cdef inline int lpm_set(fz_lpm *t, object network, int32_t value) except -1:
 
 
 cdef class RouteTable:
-    cdef fz_lpm _t
+    cdef fz_routes _t

@@ -128,13 +128,17 @@ class Engine:
         """Returns the machine's next event for the program around it."""
         return self.machine.poll_event()
 
-    def touch(self) -> None:
-        """Takes what the machine wants after somebody outside the tick has called it (portal, signals, netlink)."""
+    def touch(self) -> bool:
+        """Takes what the machine wants after somebody outside the tick has called it (portal, signals, netlink).
+
+        Returns: whether there is more than fits into one tick; then tick.
+        """
         self._machine_called = True
         outputs_left = self._take_outputs(self.clock.now())
         self._collect_errors()
         self._rearm()
         self._machine_called = outputs_left
+        return outputs_left
 
     def _serve(self, source: Source, descriptor: int, now: Instant) -> None:
         source.fill(READS_PER_ROUND, descriptor)
@@ -220,6 +224,8 @@ class Engine:
             if (update := machine.poll_update()) is None:
                 break
             self.tables.apply(update)
+        else:
+            return True
         taken = 0
         while taken < OUTPUTS_PER_TICK and (packet := machine.poll_packet()) is not None:
             self._write_packet(packet, now)

@@ -117,8 +117,8 @@ class Ticking(Protocol):
     def sleeps(self) -> bool:
         """Called before going idle. False: something arrived meanwhile, tick again."""
 
-    def touch(self) -> None:
-        """Takes what the machine wants after somebody outside the tick has called it."""
+    def touch(self) -> bool:
+        """Takes what the machine wants after somebody outside the tick has called it. True: there is more, tick."""
 
     def poll_event(self) -> object | None:
         """Returns the machine's next event."""

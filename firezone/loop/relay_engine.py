@@ -96,10 +96,12 @@ class RelayEngine:
         """Called after a tick that had no more to do. False: something arrived meanwhile, tick again."""
         return all(source.sleeps() for source in self.open_sources())
 
-    def touch(self) -> None:
-        """Takes what the machine wants after somebody outside the tick has called it."""
+    def touch(self) -> bool:
+        """Takes what the machine wants after somebody outside the tick has called it. True: there is more, tick."""
         self._was_called = True
-        self._finish(self._take_outputs(self.clock.now()))
+        has_more = self._take_outputs(self.clock.now())
+        self._finish(has_more)
+        return has_more
 
     def poll_event(self) -> object | None:
         """Returns None: a relay's machine has no events."""

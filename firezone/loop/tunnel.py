@@ -72,9 +72,11 @@ class Tunnel:
 
     def touch(self) -> None:
         """Call it after anything outside the tick has called the machine: takes its outputs and sets the timer anew."""
-        self.engine.touch()
+        has_more = self.engine.touch()
         self._report()
         self._arm()
+        if has_more:
+            self._queue_tick()
 
     def wake(self) -> None:
         """Ticks now, for sources that have no descriptor (rings in memory)."""

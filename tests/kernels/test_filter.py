@@ -82,6 +82,36 @@ def test_decisions_equal_the_twin(
     assert admit(table, [p for p, _ in rows], [peer for _, peer in rows], from_tunnel=from_tunnel) == expected
 
 
+@given(st.data())
+def test_decisions_equal_the_twin_after_any_changes(data: st.DataObject) -> None:
+    """What was decided before a peer's filter changed, or before its row went to another, has no say any more."""
+    rows = data.draw(st.lists(st.tuples(packets.well_formed(), st.integers(0, 1)), min_size=1, max_size=12))
+    parsed = [(ip_twin.parse(packet, False), peer) for packet, peer in rows]
+    table, wanted = FilterTable(bytes(range(32))), dict[int, PeerFilterSet]()
+    for _ in range(data.draw(st.integers(1, 8))):
+        peer = data.draw(st.integers(0, 1))
+        match data.draw(st.sampled_from(["set", "add", "remove"])):
+            case "set":
+                wanted[peer] = data.draw(filters(peer))
+                apply(table, wanted[peer])
+            case "add":
+                more = data.draw(st.lists(rules(), max_size=2).map(tuple))
+                table.add_rules(peer, [(r.network, r.permit_all, r.tcp, r.udp, r.icmp) for r in more])
+                if peer in wanted and (former := wanted[peer].rules) is not None:
+                    wanted[peer] = dataclasses.replace(wanted[peer], rules=(*former, *more))
+            case "remove":
+                wanted.pop(peer, None)
+                table.remove_peer(peer)
+        for from_tunnel, decide in ((True, twin.from_tunnel), (False, twin.to_tunnel)):
+            expected = [decide(wanted.get(peer), one) for one, peer in parsed]
+            assert admit(table, [p for p, _ in rows], [peer for _, peer in rows], from_tunnel=from_tunnel) == expected
+
+
+def test_a_seed_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="32 bytes, not 3"):
+        FilterTable(b"abc")
+
+
 def nets(*texts: str) -> list[Network]:
     return [ipaddress.ip_network(text) for text in texts]
 

@@ -112,6 +112,8 @@ def test_bad_arguments_are_refused() -> None:
         RouteTable().set(ipaddress.ip_network("::/0"), -2)
     with pytest.raises(ValueError, match="4 or 16 bytes, not 5"):
         RouteTable().lookup(bytes(5))
+    with pytest.raises(ValueError, match="16 bytes, not 5"):
+        RouteTable(bytes(5))
 
 
 def test_stage_sets_peers_punts_those_without_and_drops_those_without_route() -> None:
@@ -142,6 +144,44 @@ def test_stage_equals_single_look_ups(rows: list[bytes], routes: list[tuple[Netw
         verdict = Verdict.DROP if wanted is None else Verdict.PUNT if wanted < 0 else Verdict.FORWARD
         assert batch.verdict[row] == verdict
         assert batch.peer[row] == (wanted if verdict == Verdict.FORWARD else -1)
+
+
+@given(st.data())
+def test_stage_remembers_nothing_that_a_change_made_wrong(data: st.DataObject) -> None:
+    hosts = ["10.0.0.1", "10.0.0.2", "10.1.0.1", "fd00::1", "fd00::2", "fd00:1::1"]
+    texts = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", *hosts[:3], "::/0", "fd00::/16", *hosts[3:]]
+    batch_rows = [packets.udp("fd00::9" if ":" in host else "10.9.9.9", host) for host in hosts]
+    table, model = RouteTable(bytes(range(16))), dict[Network, int]()
+    for _ in range(data.draw(st.integers(1, 12))):
+        network = ipaddress.ip_network(data.draw(st.sampled_from(texts)))
+        if data.draw(st.booleans()):
+            model[network] = data.draw(st.integers(-1, 3))
+            table.set(network, model[network])
+        else:
+            model.pop(network, None)
+            table.remove(network)
+        batch = batch_of(batch_rows)
+        parse_batch(batch, False)
+        table.lookup_batch(batch)
+        for row, host in enumerate(hosts):
+            found = longest_match(model, ipaddress.ip_address(host).packed)
+            verdict = Verdict.DROP if found is None else Verdict.PUNT if model[found] < 0 else Verdict.FORWARD
+            assert batch.verdict[row] == verdict
+            assert found is None or batch.peer[row] == model[found]
+
+
+def test_many_destinations_are_found_whether_they_are_remembered_or_not() -> None:
+    table, rng = RouteTable(), random.Random(4)
+    for peer in range(256):
+        table.set(network_of(peer << 24, 8, False), peer)
+    for _ in range(40):
+        values = [rng.getrandbits(32) for _ in range(256)]
+        batch = batch_of([packets.udp("10.9.9.9", str(ipaddress.IPv4Address(value))) for value in values])
+        parse_batch(batch, False)
+        for _ in range(2):
+            batch.peer[: batch.n] = -1
+            assert table.lookup_batch(batch) == 256
+            assert batch.peer[:256].tolist() == [value >> 24 for value in values]
 
 
 def test_rows_that_were_never_parsed_are_dropped_not_read() -> None:

@@ -14,7 +14,7 @@ from firezone.base.net import Transmit
 from firezone.base.timing import SECOND
 from firezone.datapath.punt import PUNTS_PER_BATCH
 from firezone.kernels.types import Reason
-from firezone.loop.engine import ROUNDS_PER_TICK
+from firezone.loop.engine import OUTPUTS_PER_TICK, ROUNDS_PER_TICK
 from firezone.loop.errors import Severity, classify
 from firezone.loop.memory import MemorySockets, address_of
 from firezone.proto.updates import RouteRemoved, RouteSet
@@ -140,6 +140,22 @@ def test_timers_keep_moving_under_load() -> None:
             alice.machine.deadline = (clock.time, "next")
             alice.engine.touch()
     assert fired >= 99
+
+
+def test_updates_beyond_a_ticks_share_follow_by_themselves_and_before_what_must_meet_them() -> None:
+    """A policy edit that touches thousands of clients; nothing else may happen that would call for another tick."""
+    host, _ = pair()
+    networks = [ipaddress.ip_network((0x0B000000 + number, 32)) for number in range(2 * OUTPUTS_PER_TICK + 1)]
+    host.machine.updates.extend(RouteSet(network, PeerRow(0)) for network in networks)
+    host.machine.packets.append(b"\x45" + bytes(19))
+    host.engine.touch()
+    ticks = 0
+    while not host.tun.ring.ready():
+        assert len(host.machine.updates) == 0 or host.machine.packets, "the packet waits for its tables"
+        assert host.engine.tick() or host.tun.ring.ready(), "the engine sleeps with work left"
+        ticks += 1
+    assert ticks == 2
+    assert all(host.tables.routes.get(network) == 0 for network in (networks[0], networks[-1]))
 
 
 def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:

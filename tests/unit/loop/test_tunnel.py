@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from firezone.base.errors import RemoteError
 from firezone.base.timing import MILLISECOND
 from firezone.io.deadline import DeadlineTimer
 from firezone.loop.budget import Budget
+from firezone.loop.engine import OUTPUTS_PER_TICK
 from firezone.loop.tunnel import Tunnel
+from firezone.proto.updates import RouteRemoved
 from tests.harness.engines import INNER, MemoryHost, pair
 from tests.unit.loop.test_engine import udp
 
@@ -72,6 +75,18 @@ async def test_deadline_made_by_a_command_wakes_an_idle_tunnel(timer: DeadlineTi
     alice.machine.deadline = (alice.engine.clock.now() + 5 * MILLISECOND, "command")
     tunnel.touch()
     await until(lambda: "timeout" in alice.machine.names())
+    tunnel.stop()
+
+
+async def test_what_a_command_wants_is_done_to_the_end_in_an_idle_tunnel(timer: DeadlineTimer) -> None:
+    alice, _ = pair()
+    tunnel, _, _ = tunnel_of(alice, timer)
+    tunnel.start()
+    await asyncio.sleep(0.01)
+    network = ipaddress.ip_network(INNER[1])
+    alice.machine.updates.extend([RouteRemoved(network)] * (2 * OUTPUTS_PER_TICK + 1))
+    tunnel.touch()
+    await until(lambda: not alice.machine.updates)
     tunnel.stop()
 
 
