@@ -1,0 +1,48 @@
+"""A client and a gateway that reach each other over relays alone, and one of these lies."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firezone.base.errors import StateError
+from tests.fuzz.hostile_relay import HostileRelay
+from tests.harness.snownet import Host, Nat, World
+from tests.stateful.test_two_nodes import packet
+
+MOST_PER_SECOND = 60
+"""Datagrams from one host to relays, on average over 20 s: checks, requests and their repetitions."""
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32), malice=st.sampled_from([0.2, 0.6, 1.0]), also_v6=st.booleans())
+def test_a_lying_relay_breaks_nothing_and_can_be_honest_again(seed: int, malice: float, also_v6: bool) -> None:
+    world = World(seed)
+    liar = world.relay("203.0.113.10", *(["2001:db8::10"] if also_v6 else []), kind=HostileRelay)
+    assert isinstance(liar, HostileRelay)
+    liar.draw.seed(seed)
+    gateway = world.gateway("10.9.0.2", nat=Nat("203.0.113.100", is_symmetric=True, first_port=30000))
+    client = world.client("10.1.0.2", nat=Nat("203.0.113.101", is_symmetric=True))
+    liar.malice = malice
+    for step in range(6):
+        if step % 3 == 0:
+            world.hand_out()
+            world.authorize(client, gateway)
+        for sender, receiver in ((client, gateway), (gateway, client)):
+            with contextlib.suppress(StateError):
+                sender.send(receiver, packet(sender, step, receiver))
+        world.wire.clear()
+        world.run(20)
+        for host in (client, gateway):
+            assert to_relays(world, host, liar) <= MOST_PER_SECOND * 20
+    liar.malice = 0.0
+    liar.restart("honest again")
+    world.hand_out()
+    world.authorize(client, gateway)
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 60)
+
+
+def to_relays(world: World, host: Host, relay: HostileRelay) -> int:
+    return sum(datagram.sender is host and relay.owns(datagram.transmit.destination) for datagram in world.wire)
