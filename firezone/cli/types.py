@@ -87,6 +87,18 @@ class HostPort(click.ParamType[tuple[str, int]]):
         return match[1] or match[2], int(match[3])
 
 
+class Collector(click.ParamType[str]):
+    """Host name or IP address with a port: `collector:4317`, `[::1]:4317`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", value)
+        if match is None or not 0 < int(match[1]) <= 65535:
+            self.fail(f"{value!r} is no host with a port. Write for example 127.0.0.1:4317.", param, ctx)
+        return str(value)
+
+
 class IpAddress(click.ParamType[str]):
     """An address of one IP version, in its usual spelling."""
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from firezone.io.otlp import Distribution, Labels, Total
+
+_SIZE_BOUNDS = tuple(range(100, 1600, 100))
+"""Bytes of payload between which datagrams are counted."""
 _UNITS = ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")
 
 
@@ -41,6 +45,28 @@ def metrics(counters: dict[str, Any], version: str) -> dict[str, Any]:
         "relay.responses": counters["responses"],
         "data_relayed_userspace_bytes": relayed_bytes(counters),
         "data_relayed_ebpf_bytes": 0,
-        "relay.packet.size": {"bounds": list(range(100, 1600, 100)), "counts": counters["relayed"]["sizes"]},
+        "relay.packet.size": {"bounds": list(_SIZE_BOUNDS), "counts": counters["relayed"]["sizes"]},
         "counters": counters,
     }
+
+
+def exported(counters: dict[str, Any]) -> list[Total | Distribution]:
+    """Returns what an OpenTelemetry collector is sent, under the older and the newer names.
+
+    Args: `counters` is what `loop.relay.Relay.counters` returns.
+    """
+    allocations: dict[Labels, int] = {(): counters["allocations"]}
+    responses: dict[Labels, int] = {
+        tuple(sorted((key, value) for key, value in response.items() if key != "count")): response["count"]
+        for response in counters["responses"]
+    }
+    relayed, sizes = relayed_bytes(counters), tuple(counters["relayed"]["sizes"])
+    return [
+        Total("allocations_total", "", allocations, is_monotonic=False),
+        Total("relay.active_allocations", "{allocation}", allocations, is_monotonic=False),
+        Total("responses_total", "", responses),
+        Total("relay.responses", "{response}", responses),
+        Total("data_relayed_userspace_bytes", "b", {(): relayed}),
+        Total("data_relayed_ebpf_bytes", "b", {(): 0}),
+        Distribution("relay.packet.size", "By", (("relay.datapath", "userspace"),), _SIZE_BOUNDS, sizes, relayed),
+    ]

@@ -27,10 +27,11 @@ from firezone.io.clock import BootClock
 from firezone.io.entropy import SystemRng
 from firezone.io.health import HealthServer
 from firezone.io.http_server import Answer, HttpServer
+from firezone.io.otlp import MetricExport
 from firezone.io.service_manager import notify_ready
 from firezone.loop.portal_connection import PortalConnection
 from firezone.loop.relay import Relay, RelayConfig
-from firezone.loop.relay_metrics import metrics, relayed_bytes, throughput_text
+from firezone.loop.relay_metrics import exported, metrics, relayed_bytes, throughput_text
 from firezone.loop.user_agent import system_user_agent
 from firezone.proto.phoenix.login import LoginUrl
 from firezone.wire.portal import relay as wire
@@ -71,6 +72,8 @@ class RelayProgramConfig:
     """None: stand-alone."""
     health_check_address: tuple[str, int] | None = None
     control_address: tuple[str, int] | None = None
+    metrics_endpoint: str | None = None
+    """`host:port` of an OpenTelemetry collector (OTLP over gRPC)."""
 
 
 class RelayProgram:
@@ -90,6 +93,7 @@ class RelayProgram:
         version = firezone.__version__.encode()
         self._health = HealthServer(config.health_check_address, lambda: self.is_ready, ready_body=version)
         self._control = HttpServer(config.control_address, self._on_order, what="control endpoint")
+        self._metrics: MetricExport | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -115,6 +119,9 @@ class RelayProgram:
             await self._health.start()
             await self._control.start()
             self._spawn(self._write_statistics())
+            if self.config.metrics_endpoint is not None:
+                self._metrics = metric_export(self.config.metrics_endpoint)
+                self._spawn(self._export(self._metrics))
             if self.config.portal is not None:
                 self._portal = self._make_portal(self.config.portal)
                 self._spawn(self._portal.run())
@@ -172,6 +179,11 @@ class RelayProgram:
             )  # fmt: skip
             before, at = relayed, now
 
+    async def _export(self, metrics_export: MetricExport) -> None:
+        while True:
+            await asyncio.sleep(metrics_export.interval_s)
+            metrics_export.send(exported(self.relay.counters()))
+
     def _on_order(self, method: str, target: str) -> Answer:
         """Answers the control endpoint."""
         parts = urlsplit(target)
@@ -213,6 +225,8 @@ class RelayProgram:
     async def _end(self) -> None:
         self._is_serving = False
         self.relay.stop()
+        if self._metrics is not None:
+            self._metrics.close()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -227,6 +241,12 @@ def login_url(portal: RelayPortal, relay: RelayConfig) -> LoginUrl:
     return LoginUrl.relay(
         portal.api_url, portal.token.reveal(), name=portal.name, ipv4=texts[0], ipv6=texts[1], port=relay.listen_port
     )
+
+
+def metric_export(endpoint: str) -> MetricExport:
+    """Returns what sends a relay's metrics to a collector. Raises ConfigError if the packages for it are not installed."""
+    resource = {"service.name": "relay", "service.namespace": "firezone", "service.version": firezone.__version__}
+    return MetricExport(endpoint, scope="relay", resource=resource)
 
 
 async def run_relay(config: RelayProgramConfig) -> None:

@@ -11,7 +11,7 @@ import click
 import firezone
 from firezone.base.limits import MAX_ALLOCATIONS_PER_ADDRESS
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, CertificateFile, Duration, HostPort, IpAddress
+from firezone.cli.types import ApiUrl, CertificateFile, Collector, Duration, HostPort, IpAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,6 @@ Signals: SIGTERM and SIGINT end the relay at once.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 _SPACE = "this version relays in user space only"
-_NO_EXPORT = "this version sends no metrics; GET /metrics on the control endpoint has them"
 _NO_REPORTS = "this version reports no crashes"
 NOTES = "firezone.relay.without_effect"
 WITHOUT_EFFECT: dict[str, tuple[list[str], str]] = {
@@ -50,7 +49,6 @@ WITHOUT_EFFECT: dict[str, tuple[list[str], str]] = {
     "--ebpf-attach-mode": (["EBPF_ATTACH_MODE"], _SPACE),
     "--ebpf-int4-addr": (["EBPF_INT4_ADDR"], _SPACE),
     "--ebpf-int6-addr": (["EBPF_INT6_ADDR"], _SPACE),
-    "--otlp-grpc-endpoint": (["OTLP_GRPC_ENDPOINT"], _NO_EXPORT),
     "--google-cloud-project-id": (["GOOGLE_CLOUD_PROJECT_ID"], "this version writes no traces"),
     "--num-worker-threads": (["NUM_WORKER_THREADS"], "this version relays in one thread"),
 }
@@ -108,6 +106,8 @@ def _without_effect(command: Callable[..., None]) -> Callable[..., None]:
               show_default=True, help="Where GET /healthz and /readyz are answered.")  # fmt: skip
 @click.option("--control-endpoint", cls=Option, envvar="CONTROL_ENDPOINT", type=HostPort(), default="127.0.0.1:9999",
               show_default=True, help="Where orders are taken, from anybody who reaches it.")  # fmt: skip
+@click.option("--otlp-grpc-endpoint", cls=Option, envvar="OTLP_GRPC_ENDPOINT", empty_is_unset=True, type=Collector(),
+              help="Send metrics to this OpenTelemetry collector. Needs firezone[telemetry].")  # fmt: skip
 @click.option("-l", "--log-dir", cls=Option, envvar="LOG_DIR", type=click.Path(path_type=Path, file_okay=False),
               help="Also log to a file of JSON lines in this directory.")  # fmt: skip
 @click.option("--log-format", cls=Option, envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], empty_is_unset=True, default="human",
@@ -123,8 +123,8 @@ def main(
     token: str | None, name: str | None, public_ip4_addr: str | None, public_ip6_addr: str | None, bind_ip4_addr: str,
     bind_ip6_addr: str, listen_port: int, lowest_port: int, highest_port: int, api_url: str | None, token_path: Path,
     firezone_name: str | None, secret: str | None, credentials: int | None, allocations_per_address: int,
-    max_partition_time: int, health_check_addr: tuple[str, int], control_endpoint: tuple[str, int], log_dir: Path | None,
-    log_format: str, ca_file: Path | None, rng_seed: int | None, check: bool,
+    max_partition_time: int, health_check_addr: tuple[str, int], control_endpoint: tuple[str, int],
+    otlp_grpc_endpoint: str | None, log_dir: Path | None, log_format: str, ca_file: Path | None, rng_seed: int | None, check: bool,
 ) -> None:  # fmt: skip
     """Relays between clients and gateways that no direct path joins. It sees only what they encrypted for each other.
 
@@ -158,7 +158,7 @@ def main(
         addresses = public_ip4_addr, public_ip6_addr, bind_ip4_addr, bind_ip6_addr
         config = _config(
             addresses, (listen_port, lowest_port, highest_port), own, portal, allocations_per_address, rng_seed,
-            health_check_addr, control_endpoint,
+            health_check_addr, control_endpoint, otlp_grpc_endpoint,
         )  # fmt: skip
     except ConfigError as error:
         start.fail("", error)
@@ -195,7 +195,7 @@ def _portal(
 def _config(
     addresses: tuple[str | None, str | None, str, str], ports: tuple[int, int, int], secret: SecretText | None,
     portal: RelayPortal | None, allocations_per_address: int, rng_seed: int | None, health: tuple[str, int],
-    control: tuple[str, int],
+    control: tuple[str, int], metrics: str | None,
 ) -> RelayProgramConfig:  # fmt: skip
     """Joins the options. Raises UsageError when they do not fit each other, ConfigError without a public address."""
     from ipaddress import ip_address
@@ -204,6 +204,7 @@ def _config(
     from firezone.base.log import conceal
     from firezone.base.rng import SeededRng
     from firezone.io.entropy import SystemRng
+    from firezone.io.otlp import check_export
     from firezone.loop.relay import RelayConfig
     from firezone.loop.relay_program import RelayProgramConfig, login_url
     from firezone.proto.relay.allocations import RelayLimits
@@ -229,7 +230,9 @@ def _config(
     )  # fmt: skip
     if portal is not None:
         login_url(portal, relay)
-    return RelayProgramConfig(relay, portal, health_check_address=health, control_address=control)
+    if metrics is not None:
+        check_export()
+    return RelayProgramConfig(relay, portal, health_check_address=health, control_address=control, metrics_endpoint=metrics)
 
 
 def _summary(config: RelayProgramConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ VARIABLES = (
     "FIREZONE_TOKEN", "FIREZONE_TOKEN_PATH", "FIREZONE_NAME", "FIREZONE_API_URL", "FIREZONE_RELAY_SECRET", "PUBLIC_IP4_ADDR",
     "PUBLIC_IP6_ADDR", "BIND_IP4_ADDR", "BIND_IP6_ADDR", "LISTEN_PORT", "LOWEST_PORT", "HIGHEST_PORT", "RNG_SEED", "LOG_FORMAT",
     "FIREZONE_LOG_FORMAT", "HEALTH_CHECK_ADDR", "CONTROL_ENDPOINT", "RUST_LOG", "CREDENTIALS_DIRECTORY", "EBPF_OFFLOADING",
-    "OTLP_GRPC_ENDPOINT", "FIREZONE_TELEMETRY", "TELEMETRY", "LOG_DIR", "FIREZONE_MAX_PARTITION_TIME", "FIREZONE_CA_FILE",
+    "OTLP_GRPC_ENDPOINT", "OTEL_METRIC_EXPORT_INTERVAL", "NUM_WORKER_THREADS",
+    "FIREZONE_TELEMETRY", "TELEMETRY", "LOG_DIR", "FIREZONE_MAX_PARTITION_TIME", "FIREZONE_CA_FILE",
 )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def test_ports_that_do_not_fit_each_other_are_told(variables: dict[str, str], wo
         {"LISTEN_PORT": "0"}, {"HIGHEST_PORT": "65536"}, {"PUBLIC_IP6_ADDR": "1.2.3.4"}, {"BIND_IP4_ADDR": "here"},
         {"RNG_SEED": "x"}, {"RNG_SEED": str(2**64)}, {"LOWEST_PORT": ""}, {"HEALTH_CHECK_ADDR": "localhost:80"},
         {"CONTROL_ENDPOINT": "9999"}, {"FIREZONE_MAX_PARTITION_TIME": "5"}, {"LOG_FORMAT": "xml"}, {"FIREZONE_CA_FILE": __file__},
-        {"FIREZONE_ALLOCATIONS_PER_ADDRESS": "0"},
+        {"FIREZONE_ALLOCATIONS_PER_ADDRESS": "0"}, {"OTLP_GRPC_ENDPOINT": "http://collector:4317"}, {"OTLP_GRPC_ENDPOINT": "x:0"},
     ],
 )  # fmt: skip
 def test_values_that_mean_nothing_are_wrong_usage(variables: dict[str, str]) -> None:
@@ -213,7 +215,7 @@ def test_a_guessable_secret_and_a_public_token_are_warned_about() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "option"),
-    [("EBPF_OFFLOADING", "--ebpf-offloading"), ("OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint"), ("TELEMETRY", "--telemetry")],
+    [("EBPF_OFFLOADING", "--ebpf-offloading"), ("NUM_WORKER_THREADS", "--num-worker-threads"), ("TELEMETRY", "--telemetry")],
 )
 def test_options_without_effect_are_accepted_and_named(variable: str, option: str) -> None:
     assert f"{option} has no effect" in run("--check", **ALONE, **{variable: "true"}).stdout
@@ -221,6 +223,26 @@ def test_options_without_effect_are_accepted_and_named(variable: str, option: st
     given = [option] if option == "--telemetry" else [option, "eth0"]
     assert f"{option} has no effect" in run("--check", *given, **ALONE).stdout
     assert option not in run("--help").stdout
+
+
+@pytest.mark.parametrize("endpoint", ["collector.example:4317", "127.0.0.1:4317", "[::1]:4317"])
+def test_metrics_go_to_a_name_or_an_address(seen: list[Any], endpoint: str) -> None:
+    assert config(seen, OTLP_GRPC_ENDPOINT=endpoint, **ALONE).metrics_endpoint == endpoint
+
+
+def test_metrics_without_their_packages_end_the_start_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.metrics.export", None)
+    assert run("--check", **ALONE).exit_code == 0
+    result = run("--check", OTLP_GRPC_ENDPOINT="127.0.0.1:4317", **ALONE)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "pip install 'firezone[telemetry]'" in result.stderr
+
+
+def test_an_interval_of_metrics_that_is_none_is_told() -> None:
+    result = run("--check", OTLP_GRPC_ENDPOINT="127.0.0.1:4317", OTEL_METRIC_EXPORT_INTERVAL="soon", **ALONE)
+    assert result.exit_code == 1
+    assert "OTEL_METRIC_EXPORT_INTERVAL" in result.stderr
 
 
 def test_telemetry_that_is_off_is_not_worth_a_word() -> None:
