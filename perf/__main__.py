@@ -75,7 +75,7 @@ def _run(rounds: int, seconds: float, binaries: dict[str, str], only: str) -> li
     from firezone.lab.topology import PORTAL_ADDRESS, RESOURCE_PORT, Topology
     from perf.contenders import Contender, Firezone, Relayed, RelayedByCoturn, Veth, WireGuardGo, prepare
 
-    logs = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
+    logs = Path(os.environ[namespaces.SCRATCH])
     topology = Topology.build()
     topology.add_relay()
     prepare(topology)
@@ -124,7 +124,8 @@ def _binaries(no_newest: bool) -> dict[str, str]:
 
 def _enter(arguments: list[str], binaries: dict[str, str]) -> NoReturn:
     found = ":".join(f"{name}={path}" for name, path in binaries.items())
-    namespaces.enter(arguments, "perf", {"WIREGUARD_GO": found})
+    scratch = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
+    namespaces.enter(arguments, "perf", {"WIREGUARD_GO": found}, scratch)
 
 
 def _hide_run() -> None:

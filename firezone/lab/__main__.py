@@ -47,7 +47,11 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--seconds", type=Seconds(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
-@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
+)
 @click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
 @click.option("--memory", is_flag=True, help="Use rings in memory in place of TUN devices, even where those are allowed.")
 def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory: bool) -> None:
@@ -78,7 +82,7 @@ def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory
             *(["--json"] if as_json else []),
             *(["--relayed"] if relayed else []),
         ]
-        namespaces.enter(["demo", *options])
+        namespaces.enter(["demo", *options], scratch=directory if logs is None else None)
     if as_json:
         click.echo(report.to_json())
     else:
@@ -89,7 +93,11 @@ def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory
 
 
 @main.command()
-@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
+)
 def up(logs: Path | None) -> None:
     """Keeps everything running and opens a shell in the client's network; leaving the shell ends it all."""
     import subprocess
@@ -101,7 +109,7 @@ def up(logs: Path | None) -> None:
     if namespaces.INSIDE not in os.environ:
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
-        namespaces.enter(["up", "--logs", str(directory)])
+        namespaces.enter(["up", "--logs", str(directory)], scratch=directory if logs is None else None)
 
     from firezone.lab.stack import Stack
     from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6
@@ -120,7 +128,11 @@ def up(logs: Path | None) -> None:
 @click.option("--pairs", metavar="SUBSET", help="CLIENT:GATEWAY with commas between, * for every kind.  [default: all]")
 @click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often to run all pairs.")
-@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
+)
 def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
     """Client NAT × gateway NAT: which path is found, and is it the best there is?
 
@@ -143,7 +155,8 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
         options = ["--rounds", str(rounds), "--logs", str(directory), *(["--pairs", pairs] if pairs is not None else [])]
-        namespaces.enter(["matrix", *options, *(["--json", str(json_file)] if json_file is not None else [])])
+        options += ["--json", str(json_file)] if json_file is not None else []
+        namespaces.enter(["matrix", *options], scratch=directory if logs is None else None)
 
     from rich.console import Console
 
@@ -165,7 +178,11 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
 @click.option("--only", metavar="NAMES", help="These faults, with commas between.  [default: all]")
 @click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often to run each fault.")
-@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
+)
 def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
     """Breaks things under a steady flow and a download, and measures the longest gap of each.
 
@@ -183,7 +200,8 @@ def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | N
         if (missing := namespaces.what_is_missing()) is not None:
             raise click.ClickException(missing)
         options = ["--rounds", str(rounds), "--logs", str(directory), "--only", ",".join(names)]
-        namespaces.enter(["faults", *options, *(["--json", str(json_file)] if json_file is not None else [])])
+        options += ["--json", str(json_file)] if json_file is not None else []
+        namespaces.enter(["faults", *options], scratch=directory if logs is None else None)
 
     from rich.console import Console
 

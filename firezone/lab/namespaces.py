@@ -17,12 +17,18 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from firezone.base.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 INSIDE = "FIREZONE_LAB_INSIDE"
 """Set in the environment of the lab that runs in its own namespaces: the pipe whose other end the outer lab holds."""
+
+SCRATCH = "FIREZONE_LAB_SCRATCH"
+"""The directory that `enter` was given for what nobody has asked for."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -83,15 +89,20 @@ def what_is_missing() -> str | None:
     return None
 
 
-def enter(arguments: list[str], module: str = "firezone.lab", environment: dict[str, str] | None = None) -> NoReturn:
+def enter(
+    arguments: list[str], module: str = "firezone.lab", environment: dict[str, str] | None = None, scratch: Path | None = None
+) -> NoReturn:
     """Runs a module with these arguments in fresh namespaces and exits with its status. Signals end all of it.
+
+    `scratch` is a directory nobody asked for, such as that of logs without `--logs`: a signal takes it along.
 
     The module calls `end_without_lifeline` first when it finds INSIDE in its environment.
     """
     command = [*unshare_command(), sys.executable, "-m", module, *arguments]
     lifeline, _held = os.pipe()
     inner = subprocess.Popen(
-        command, env={**os.environ, **(environment or {}), INSIDE: str(lifeline)}, preexec_fn=die_with_parent, pass_fds=[lifeline]
+        command, env={**os.environ, **(environment or {}), INSIDE: str(lifeline), SCRATCH: str(scratch or "")},
+        preexec_fn=die_with_parent, pass_fds=[lifeline],
     )  # fmt: skip
 
     # What unshare leaves when it is killed becomes our child, so that we can wait until the kernel has torn all of it down.
@@ -106,6 +117,8 @@ def enter(arguments: list[str], module: str = "firezone.lab", environment: dict[
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
         os.write(2, b"The lab was ended by a signal; nothing of it is left.\n")
         os._exit(128 + number)
 

@@ -48,7 +48,7 @@ def main(rounds: int, seconds: float, quick: bool, only: tuple[str, ...], json_f
     namespaces.end_without_lifeline()
     from perf.relay.report import print_report, store
 
-    logs = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
+    logs = Path(os.environ[namespaces.SCRATCH])
     run = Run.prepare(logs, *chosen, rounds=1 if quick else rounds, seconds=min(seconds, 0.4) if quick else seconds)
     try:
         run.go()
@@ -67,7 +67,8 @@ def _enter(rounds: int, seconds: float, quick: bool, only: tuple[str, ...], json
     arguments = ["--rounds", str(rounds), "--seconds", str(seconds), *(["--quick"] if quick else [])]
     for word in only:
         arguments += ["--only", word]
-    namespaces.enter([*arguments, *(["--json", str(json_file)] if json_file else [])], "perf.relay")
+    scratch = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
+    namespaces.enter([*arguments, *(["--json", str(json_file)] if json_file else [])], "perf.relay", scratch=scratch)
 
 
 if __name__ == "__main__":

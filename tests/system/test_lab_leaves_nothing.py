@@ -55,15 +55,21 @@ def test_lab_killed_at_a_random_moment_leaves_nothing(name: str, turn: int, tmp_
     assert b"Traceback" not in (tmp_path / "output").read_bytes() or moment < 1.0
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
-def test_matrix_killed_at_a_random_moment_leaves_nothing(name: str, tmp_path: Path) -> None:
-    moment = random.Random(f"{SEED} matrix {name}").uniform(0.0, LONGEST_S)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "arguments", [("matrix", "--pairs", "full-cone:none,symmetric:none,*:none"), ("faults", "--only", "relay-of-peer")]
+)
+def test_matrix_or_faults_killed_at_a_random_moment_leave_nothing(arguments: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    moment = random.Random(f"{SEED} {arguments} {name}").uniform(0.0, LONGEST_S)
     print(f"FIREZONE_TEST_SEED={SEED}: {name} after {moment:.3f} s")
     watch, hosts = Watch(), Path("/etc/hosts").read_text()
-    matrix = start(watch, tmp_path, "matrix", "--pairs", "full-cone:none,symmetric:none,*:none")
+    lab = start(watch, tmp_path, *arguments)
     watch.sample(moment)
-    os.killpg(matrix.pid, signal.Signals[name])
-    matrix.wait(10)
+    if name == "SIGTERM":
+        lab.terminate()  # as a service manager or `timeout` does: the outer process alone
+    else:
+        os.killpg(lab.pid, signal.Signals[name])
+    lab.wait(10)
     watch.assert_nothing_left()
     assert Path("/etc/hosts").read_text() == hosts
     assert b"Traceback" not in (tmp_path / "output").read_bytes() or moment < 1.0
@@ -88,6 +94,19 @@ def test_lab_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
     assert lab.returncode == 0, (tmp_path / "output").read_text()
     assert len([name for name in watch.namespaces if name.startswith("net:")]) >= 5
     watch.assert_nothing_left()
+
+
+def test_interrupted_lab_takes_along_the_logs_that_nobody_asked_for(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [*COMMAND, "faults", "--only", "total-loss"]
+    lab = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_signals)
+    while not list(tmp_path.glob("firezone-lab-*/1-total-loss/client.log")):
+        assert lab.poll() is None
+        time.sleep(0.05)
+    os.killpg(lab.pid, signal.SIGINT)
+    _, said = lab.communicate(timeout=10)
+    assert (lab.returncode, said) == (130, b"The lab was ended by a signal; nothing of it is left.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL", "SIGHUP"])
