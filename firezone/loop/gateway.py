@@ -78,6 +78,9 @@ class GatewayProgram(TunnelProgram[GatewayState]):
         self._nameservers.stop()
         self._dns.close()
         await self._health.stop()
+        self.abandon()
+
+    def abandon(self) -> None:
         if self.ends.device is not None and self.config.manage_firewall:
             take_down_forwarding(self.ends.device)
 

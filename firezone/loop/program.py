@@ -109,6 +109,9 @@ class TunnelProgram(Generic[State]):
     async def clean_up(self) -> None:
         """Takes back what `prepare` did."""
 
+    def abandon(self) -> None:
+        """Takes back, without waiting for anything, what would outlive the process."""
+
     def install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Comes before anything is set up on the host: a signal meanwhile must not leave half of it behind."""
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -248,11 +251,16 @@ class TunnelProgram(Generic[State]):
             await self.netlink.stop()
 
     def _hurry(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Asked twice, as `timeout` does: nobody is waited for, but the host is tidied up. Asked once more: at once."""
+        """Asked twice, as `timeout` does: nobody is waited for, but the host is tidied up. Asked once more: `_leave`."""
         for task in self._tasks:
             task.cancel()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, os._exit, 0)
+            loop.add_signal_handler(number, self._leave)
+
+    def _leave(self) -> None:
+        """Asked a third time: leaves everything to the kernel that the kernel takes back."""
+        self.abandon()
+        os._exit(0)
 
     # what happens
 

@@ -377,6 +377,24 @@ async def test_a_gateway_told_twice_to_end_hurries_and_still_tidies_up(
     assert "Traceback" not in program.text()
 
 
+async def test_a_gateway_told_three_times_leaves_at_once_and_no_table(
+    namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path
+) -> None:
+    portal.init = GATEWAY_INIT
+    stuck = tmp_path / "stuck" / "sitecustomize.py"
+    stuck.parent.mkdir()
+    stuck.write_text("import asyncio\nimport firezone.io.health as h\nh.HealthServer.stop = lambda self: asyncio.sleep(60)\n")
+    path = ":".join([str(stuck.parent), *sys.path])
+    program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url, PYTHONPATH=path)
+    await program.until("tunnel configured")
+    for _ in range(3):
+        assert program.process.poll() is None
+        program.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    assert await program.ended(2.0) == 0, program.text()
+    assert "firezone_gateway" not in namespace.run("nft", "list", "tables").stdout
+
+
 async def test_a_hangup_ends_the_gateway_in_order(namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path) -> None:
     portal.init = GATEWAY_INIT
     program = Program(namespace, tmp_path, "gateway", FIREZONE_API_URL=url)

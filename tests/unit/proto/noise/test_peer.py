@@ -9,7 +9,8 @@ from firezone.base.ids import SessionSlot
 from firezone.base.timing import MILLISECOND, SECOND
 from firezone.proto.noise.cookie import receive_initiation
 from firezone.proto.noise.handshake import ReceivedInitiation
-from firezone.proto.noise.peer import MAX_QUEUED_PACKETS, MAX_QUEUED_TRANSMITS, Established, Expired, cut_to_packet
+from firezone.proto.noise.peer import MAX_QUEUED_PACKETS, MAX_QUEUED_TRANSMITS, Established, Expired
+from firezone.proto.noise.plaintext import cut_to_packet
 from tests.harness.noise import (
     DATA,
     EPOCH,
