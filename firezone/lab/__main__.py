@@ -23,6 +23,7 @@ Examples:
   python -m firezone.lab demo --relayed  the same with nothing but a relay between
   python -m firezone.lab matrix          which path is found through which NATs
   python -m firezone.lab faults          how long each fault is noticed
+  python -m firezone.lab first-packet    how long the first packet of a flow waits
   python -m firezone.lab up              keep it running, with a shell in the client's network
 \b
 Works as root, and as an ordinary user where user namespaces and /dev/net/tun are allowed. Elsewhere the demo says what is
@@ -211,6 +212,39 @@ def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | N
     report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
     click.echo(report.summary)
     sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="How often programs are started.")
+@click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+def first_packet(rounds: int, relayed: bool, as_json: bool, logs: Path | None) -> None:
+    """Measures the time from the first packet of a flow to its answer, each time over a fresh connection.
+
+    Access, the search for a path and the handshake are in it. A round takes three seconds: it starts client and gateway, connects
+    ("just started"), makes the client start over and connects again ("running"). The exit status is 1 when one of the 95th
+    percentiles is above 30 ms.
+    """
+    from firezone.lab import namespaces
+
+    directory = _log_directory(logs)
+    if namespaces.INSIDE not in os.environ:
+        if (missing := namespaces.what_is_missing()) is not None:
+            raise click.ClickException(missing)
+        flags = [*(["--relayed"] if relayed else []), *(["--json"] if as_json else [])]
+        namespaces.enter(["first-packet", "--rounds", str(rounds), "--logs", str(directory), *flags])
+
+    from rich.console import Console
+
+    from firezone.lab.first_packet import run_first_packets
+
+    report = run_first_packets(directory, rounds, _progress(as_json), is_relayed=relayed)
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        report.print_to(Console())
+    sys.exit(0 if report.ok else 1)
 
 
 def _log_directory(given: Path | None) -> Path:

@@ -91,6 +91,16 @@ class Stack:
             self.topology.spare_relay, "relay-2", SPARE_RELAY_ADDRESSES, self.logs, self.tokens["relay-2"], API_URL
         )
 
+    def restart_tunnels(self) -> None:
+        """Ends client and gateway and starts them anew, as at first. Raises ConfigError when one does not come up."""
+        for name in ("client", "gateway"):
+            getattr(self, name).stop()
+        for name in ("gateway", "client"):
+            since = getattr(self, name).log.stat().st_size
+            program = getattr(self, name).restart()
+            program.wait_for("tunnel configured", since=since)
+            setattr(self, name, program)
+
     def path(self) -> str:
         """Returns the path that the client's newest connection takes."""
         client, gateway = (last_end(self.logs / LOGS[name]) for name in ("client", "gateway"))
