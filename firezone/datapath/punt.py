@@ -33,9 +33,14 @@ _REFUSED = {int(Reason.REFUSED_SOURCE), int(Reason.REFUSED_DESTINATION), int(Rea
 
 
 def deliver_punted(
-    batch: PacketBatch, machine: Machine, now: Instant, on_error: Callable[[Exception], None], dropped: NDArray[uint32]
+    batch: PacketBatch,
+    machine: Machine,
+    now: Instant,
+    on_error: Callable[[Exception], None],
+    dropped: NDArray[uint32],
+    on_called: Callable[[], None] | None = None,
 ) -> int:
-    """Calls the machine for the punted rows of a batch, oldest first.
+    """Calls the machine for the punted rows of a batch, oldest first, and `on_called` after each call.
 
     Shapes:  dropped (256,) uint32, counters per reason; rows over the bound and unrecognised datagrams are added.
     Returns: how many calls were made.
@@ -53,6 +58,8 @@ def deliver_punted(
             _deliver_row(batch, row, reason, machine, now)
         except FirezoneError as error:
             on_error(error)
+        if on_called is not None:
+            on_called()
     return calls
 
 

@@ -136,7 +136,7 @@ class RelayEngine:
                 self.server.handle_peer_datagram(int(batch.socket[row]), remote, batch.row_bytes(row), now)
             else:
                 self.server.handle_datagram(endpoint_of(batch.local[row]), remote, batch.row_bytes(row), now)
-        self._take_outputs(now)
+            self._take_outputs(now)
         if path is self._paths[0]:
             self._retry(path, now)
 

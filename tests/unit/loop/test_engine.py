@@ -10,7 +10,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from firezone.base.errors import ReaderStopped, RemoteError
 from firezone.base.ids import PeerRow
 from firezone.base.limits import READS_PER_ROUND
-from firezone.base.net import Transmit
+from firezone.base.net import Endpoint, Transmit
 from firezone.base.timing import SECOND
 from firezone.datapath.punt import PUNTS_PER_BATCH
 from firezone.kernels.types import Reason
@@ -167,6 +167,24 @@ def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:
     alice.engine.tick()
     assert len(alice.tun.receive()) == 1
     assert bob.sockets.source.ring.ready() == 1
+
+
+def test_a_message_is_answered_before_the_next_one_of_its_batch_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, bob = pair()
+    check = b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
+    answers_out: list[int] = []
+
+    def handle(local: Endpoint, remote: Endpoint, datagram: bytes, ecn: int, now: int) -> None:
+        answers_out.append(alice.sockets.source.ring.ready())
+        bob.machine.transmits.append(Transmit(local, remote, datagram))
+
+    monkeypatch.setattr(bob.machine, "handle_datagram", handle)
+    for _ in range(3):
+        alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], check))
+    alice.engine.touch()
+    bob.engine.tick()
+    assert answers_out == [0, 1, 2]
+    assert alice.sockets.source.ring.ready() == 3
 
 
 def test_table_update_meets_the_next_packet() -> None:
