@@ -93,6 +93,7 @@ def _run(rounds: int, seconds: float, binaries: dict[str, str], only: str) -> li
     contenders += [WireGuardGo(name, topology, logs, binary=binary) for name, binary in binaries.items()]
     chosen = [contender for contender in contenders if only in contender.name or contender.name == OURS]
     if only and not any(only in contender.name for contender in chosen):
+        shutil.rmtree(logs, ignore_errors=True)
         raise click.BadParameter(f"{only!r} is in none of: {'; '.join(one.name for one in contenders)}.", param_hint="--only")
     contenders = chosen
     results = {contender.name: Result(contender.name) for contender in contenders}

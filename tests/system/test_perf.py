@@ -39,7 +39,7 @@ def test_comparison_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     watch = Watch()
     with (tmp_path / "output").open("wb") as output:
         perf = subprocess.Popen(
-            [*COMMAND, "--json", str(tmp_path / "figures.json")], cwd=ROOT, env=watch.environment,
+            [*COMMAND, "--json", str(tmp_path / "figures.json")], cwd=ROOT, env={**watch.environment, "TMPDIR": str(tmp_path)},
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     while perf.poll() is None and not any("wireguard-go -f" in command for command in watch.processes().values()):
