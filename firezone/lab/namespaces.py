@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import shutil
@@ -161,6 +162,11 @@ class Namespace:
         if done.returncode:
             raise ConfigError(f"{' '.join(command)} failed in {self.name}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def addresses(self) -> set[str]:
+        """Returns the addresses of all its interfaces."""
+        links = json.loads(self.run("ip", "-json", "address"))
+        return {address["local"] for link in links for address in link["addr_info"] if "local" in address}
 
     def run_lines(self, text: str) -> None:
         """Runs one command per line; empty lines are skipped."""

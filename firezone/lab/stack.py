@@ -12,9 +12,6 @@ from firezone.base.errors import ConfigError
 from firezone.lab.paths import join, last_end
 from firezone.lab.programs import Program, python, read_records
 from firezone.lab.topology import (
-    CLIENT_ADDRESS,
-    GATEWAY_ADDRESS,
-    GATEWAY_ADDRESS_V6,
     PORTAL_ADDRESS,
     RELAY_ADDRESSES,
     RESOURCE_NETWORK,
@@ -106,7 +103,7 @@ class Stack:
         client, gateway = (last_end(self.logs / LOGS[name]) for name in ("client", "gateway"))
         if client is None or gateway is None:
             return "unknown"
-        own = {"client": {CLIENT_ADDRESS}, "gateway": {GATEWAY_ADDRESS, GATEWAY_ADDRESS_V6}}
+        own = {"client": self.topology.client.addresses(), "gateway": self.topology.gateway.addresses()}
         found = join(client, gateway, own, RELAY_NAMES)
         if found.via:
             return f"relayed via {' and '.join(found.via)} (client {found.client}, gateway {found.gateway})"
