@@ -109,8 +109,9 @@ class RelayProgram:
         """
         loop = asyncio.get_running_loop()
         if self._owns_process:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self.stop)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    loop.add_signal_handler(number, self.stop)
         self.relay = Relay(self.config.relay, on_fatal=self._fail)
         try:
             self.relay.start()

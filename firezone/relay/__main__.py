@@ -38,7 +38,7 @@ an ordinary TURN server (realm firezone); --credentials prints a username and pa
 Firewall: let in UDP on the listen port and on the ports of allocations; let out TCP to the portal. Keep the kernel's own
 ports (net.ipv4.ip_local_port_range) apart from those of allocations. No root is needed.
 Orders: POST /log_filter?directives=debug and GET /metrics on the control endpoint. $RUST_LOG filters the log.
-Signals: SIGTERM and SIGINT end the relay at once.
+Signals: SIGTERM, SIGINT and SIGHUP end the relay at once.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 _SPACE = "this version relays in user space only"

@@ -80,7 +80,7 @@ def test_probes_and_orders(alone: RelayProgram) -> None:
     assert "DEBUG firezone::proto::relay::server: allocation created" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_row_66_a_signal_ends_it_at_once_with_live_allocations(alone: RelayProgram, number: int) -> None:
     SocketTurnClient(alone.port).allocate()
     began = time.monotonic()
