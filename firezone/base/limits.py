@@ -58,6 +58,10 @@ MAX_PERMISSIONS_PER_ALLOCATION = 256
 MAX_NONCE_CLIENTS = 65_536
 """Client addresses whose nonce's uses the relay counts, 0.3 KiB each: 20 MiB. Only one that answered a challenge gets a row."""
 
+MAX_RELAY_WAITING_BYTES = 64 << 20
+"""Bytes that wait for full sockets of one relay, all together; one socket has a bound of its own. Nothing waits longer than 20 ms,
+in which 10 Gbit/s bring 25 MiB, so it takes a flood to thousands of full sockets to get there; then the newcomer's oldest go."""
+
 MAX_RELAY_REPLIES = 4_096
 """Answers a relay's machine keeps for its sockets, 0.5 KiB each. Ticks of 2048 rows never fill it; then the oldest goes, as on a
 full socket, and its client asks again."""

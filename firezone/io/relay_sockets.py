@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from firezone.base.errors import ConfigError
+from firezone.base.limits import MAX_RELAY_WAITING_BYTES
 from firezone.base.net import Endpoint
 from firezone.io.relay_batch import BLOCKED, RelayPump, SendTable, SocketSet
 from firezone.io.udp_socket import UdpSocket, bind_udp
@@ -80,6 +81,8 @@ class RelaySockets:
         self._table = SendTable()
         self._sockets: dict[tuple[int, int], UdpSocket] = {}
         self._blocked: set[tuple[int, int]] = set()
+        self._waiting_bytes = 0
+        """In the queues of all sockets."""
         self._errors: list[Exception] = []
         self._no_socket = 0
         self._gso = True
@@ -116,6 +119,7 @@ class RelaySockets:
                 self._table.set(port, family, -1)
                 self._source_of(port).sockets.remove(udp.batch.fd)
                 self._blocked.discard((port, family))
+                self._waiting_bytes -= udp.waiting_bytes
                 udp.close()
 
     # sink
@@ -159,11 +163,12 @@ class RelaySockets:
         if udp is None:
             self._no_socket += int(runs.runs[index]["count"])
         elif udp.waiting:
+            before = udp.waiting_bytes
             udp.wait(batch, runs, index, row, now)
+            self._note_waiting(key, udp, before)
         else:
             udp.send_rest(batch, runs, index, row, error, now)
-            if udp.waiting:
-                self._block(key)
+            self._note_waiting(key, udp, 0)
             if not udp.batch.gso:
                 self._gso = False  # A device that cannot cut for one socket cannot for the others.
 
@@ -174,15 +179,18 @@ class RelaySockets:
         if udp is None:
             self._no_socket += 1
             return
+        before = udp.waiting_bytes
         udp.send(transmit, now)
-        if udp.waiting:
-            self._block(key)
+        self._note_waiting(key, udp, before)
 
     def waiting(self, now: Instant) -> bool:
         """Retries what waits and drops what waited too long. False: reading is never held up for one socket's sake."""
         for key in list(self._blocked):
             udp = self._sockets[key]
-            if not udp.flush(now):
+            before = udp.waiting_bytes
+            is_blocked = udp.flush(now)
+            self._waiting_bytes += udp.waiting_bytes - before
+            if not is_blocked:
                 self._blocked.discard(key)
                 self._table.set(*key, udp.batch.fd)
         return False
@@ -219,6 +227,7 @@ class RelaySockets:
             "no_socket": self._no_socket,
             "refused": refused,
             "dropped_waiting": dropped,
+            "waiting_bytes": self._waiting_bytes,
             "receive_calls": sum(read["receive_calls"] for read in reads),
             "received": sum(read["received"] for read in reads),
             "send_calls": sent["send_calls"],
@@ -248,6 +257,16 @@ class RelaySockets:
 
     def _source_of(self, port: int) -> RelaySource:
         return self.listeners if port == self.listen_port else self.allocations
+
+    def _note_waiting(self, key: tuple[int, int], udp: UdpSocket, before: int) -> None:
+        """Counts what waits at a socket that had `before` bytes, and keeps the sum within its bound at that socket's cost."""
+        self._waiting_bytes += udp.waiting_bytes - before
+        while self._waiting_bytes > MAX_RELAY_WAITING_BYTES and udp.waiting:
+            before = udp.waiting_bytes
+            udp.drop_oldest()
+            self._waiting_bytes += udp.waiting_bytes - before
+        if udp.waiting:
+            self._block(key)
 
     def _block(self, key: tuple[int, int]) -> None:
         self._blocked.add(key)

@@ -126,7 +126,7 @@ class UdpSocket:
         while self.waiting and self._send_item(self.waiting[0]):
             self._pop()
         while self.waiting and now - self.waiting[0].since > MAX_WAITING_TIME:
-            self._drop_oldest()
+            self.drop_oldest()
         return bool(self.waiting)
 
     def send_rest(self, batch: PacketBatch, runs: RunList, index: int, row: int, error: int, now: Instant) -> None:
@@ -171,9 +171,10 @@ class UdpSocket:
         self.waiting.append(item)
         self.waiting_bytes += len(item.payload)
         while self.waiting_bytes > MAX_WAITING_BYTES:
-            self._drop_oldest()
+            self.drop_oldest()
 
-    def _drop_oldest(self) -> None:
+    def drop_oldest(self) -> None:
+        """Gives up what waits longest."""
         item = self.waiting[0]
         self.counters.dropped_waiting += max(1, -(-len(item.payload) // max(item.stride, 1)))
         self._pop()

@@ -284,6 +284,7 @@ def test_what_a_relay_remembers_of_its_clients_has_a_figure() -> None:
     nonce_row = 320  # key, endpoint, address bytes, row and its share of the dictionary
     assert limits.MAX_NONCE_CLIENTS * nonce_row <= 20 * MIB
     assert limits.MAX_RELAY_REPLIES >= 2 * limits.BATCH_ROWS
+    assert limits.MAX_RELAY_WAITING_BYTES <= 64 * MIB
     assert limits.MAX_ALLOCATIONS_PER_ADDRESS * 4 == 65_535 - 49_152 + 1
     assert limits.MAX_CHANNELS_PER_ALLOCATION == 0x5000 - 0x4000
     assert limits.MAX_CHANNELS >= 16 * (65_535 - 49_152 + 1)

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from firezone.base.errors import ConfigError
-from firezone.base.net import Endpoint
+from firezone.base.net import Endpoint, Transmit
 from firezone.base.rng import SeededRng
-from firezone.base.timing import SECOND
+from firezone.base.timing import MILLISECOND, SECOND
 from firezone.io.relay_batch import BUSY, IDLE
 from firezone.io.relay_sockets import RelaySockets
 from firezone.io.udp_socket import _Waiting
@@ -259,6 +259,7 @@ def test_a_full_socket_holds_up_nobody_else(relay: LiveRelay, monkeypatch: pytes
         udp_socket = relay.sockets._sockets[slow_port, 4]
         relay.sockets._block((slow_port, 4))
         udp_socket.waiting.append(_Waiting(b"stuck", 5, address, None, 0, relay.clock.time))
+        udp_socket.waiting_bytes = relay.sockets._waiting_bytes = 5
         monkeypatch.setattr(type(udp_socket), "_send_item", lambda self, item: self is not udp_socket)
         for number in range(3):
             slow.sock.sendto(b"\x40\x00\x00\x01" + bytes([number]), relay.address(V4))
@@ -267,10 +268,50 @@ def test_a_full_socket_holds_up_nobody_else(relay: LiveRelay, monkeypatch: pytes
         assert relay.engine.is_held
         assert relay.engine.blocked_descriptors() == (udp_socket.batch.fd,)
         assert received(peer) == [b"F"] * 3
+        assert relay.sockets.counters()["waiting_bytes"] == 5 + 3
         monkeypatch.undo()
         relay.run()
         assert received(peer) == [b"stuck", b"\x00", b"\x01", b"\x02"]
         assert not relay.engine.is_held
+        assert relay.sockets.counters()["waiting_bytes"] == 0
+
+
+def test_what_waits_for_full_sockets_has_a_bound_for_each_and_for_all(relay: LiveRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every allocation's socket is full, and each client goes on sending."""
+    bound, of_one = 500_000, 150_000
+    monkeypatch.setattr("firezone.io.relay_sockets.MAX_RELAY_WAITING_BYTES", bound)
+    monkeypatch.setattr("firezone.io.udp_socket.MAX_WAITING_BYTES", of_one)
+    with contextlib.closing(udp(V4)) as peer:
+        address = Endpoint.from_text(V4, peer.getsockname()[1])
+        clients = [relay.client() for _ in range(6)]
+        for number, client in enumerate(clients):
+            key = client.relayed()[0].port, 4
+            client.bind(0x4000, address)
+            udp_socket = relay.sockets._sockets[key]
+            monkeypatch.setattr(udp_socket, "_send_item", lambda item: False)
+            relay.sockets.send(Transmit(None, address, bytes([number])), relay.clock.time, key[0])
+        for _ in range(8):
+            for client in clients:
+                client.sock.sendto(b"\x40\x00\x75\x30" + bytes(30_000), relay.address(V4))
+                relay.run()
+        waiting = [udp_socket.waiting_bytes for udp_socket in relay.sockets._sockets.values()]
+        assert max(waiting) <= of_one
+        assert bound - 2 * 30_000 < sum(waiting) <= bound
+        assert relay.sockets.counters()["waiting_bytes"] == sum(waiting)
+        assert relay.sockets.counters()["dropped_waiting"] > 10
+        relay.clock.time += 21 * MILLISECOND
+        relay.run()
+        assert relay.sockets.counters()["waiting_bytes"] == 0
+
+
+def test_a_socket_that_is_closed_takes_what_waits_for_it_along(relay: LiveRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = relay.client()
+    port = client.relayed()[0].port
+    monkeypatch.setattr(relay.sockets._sockets[port, 4], "_send_item", lambda item: False)
+    relay.sockets.send(Transmit(None, client.endpoint, bytes(1000)), relay.clock.time, port)
+    assert relay.sockets.counters()["waiting_bytes"] == 1000
+    assert code_of(client.refresh(0)) == 0
+    assert relay.sockets.counters()["waiting_bytes"] == 0
 
 
 def test_a_refused_datagram_stops_none_of_its_batch(relay: LiveRelay) -> None:
