@@ -1,6 +1,7 @@
-"""One question to one name server over sockets of its own, marked so that it stays out of the tunnel.
+"""One question to one name server over a socket of its own, with or without the mark that keeps it out of the tunnel.
 
-Whoever calls sets the time limit (`asyncio.timeout`); what goes wrong is an OSError.
+A socket per question means a port per question, which whoever forges answers has to guess besides the id (RFC 5452). Whoever calls
+sets the time limit (`asyncio.timeout`); what goes wrong is an OSError.
 """
 
 from __future__ import annotations
@@ -18,25 +19,52 @@ if TYPE_CHECKING:
 
 MAX_UDP_ANSWER = 4096
 """More than any server may send to a question without EDNS or with our 1232."""
+_HEADER = 12
 
 
 async def ask_udp(server: Endpoint, query: bytes, *, mark: int | None) -> bytes:
-    """Sends a question and returns the first datagram that the server answers with. Raises: OSError."""
+    """Sends a question and returns the server's answer to it; datagrams that are none are passed over. Raises: OSError."""
     loop = asyncio.get_running_loop()
     with _socket(server, socket.SOCK_DGRAM, mark) as sock:
         await loop.sock_connect(sock, (server.host, server.port))
         await loop.sock_sendall(sock, query)
-        return await loop.sock_recv(sock, MAX_UDP_ANSWER)
+        while not is_answer(answer := await loop.sock_recv(sock, MAX_UDP_ANSWER), query):
+            pass
+        return answer
 
 
 async def ask_tcp(server: Endpoint, query: bytes, *, mark: int | None) -> bytes:
-    """The same over a connection. Raises: OSError."""
+    """The same over a connection, where what is no answer to the question is an error. Raises: OSError."""
     loop = asyncio.get_running_loop()
     with _socket(server, socket.SOCK_STREAM, mark) as sock:
         await loop.sock_connect(sock, (server.host, server.port))
         await loop.sock_sendall(sock, len(query).to_bytes(2, "big") + query)
         size = int.from_bytes(await _receive(loop, sock, 2), "big")
-        return await _receive(loop, sock, size)
+        answer = await _receive(loop, sock, size)
+    if not is_answer(answer, query):
+        raise OSError("The name server answered another question.")
+    return answer
+
+
+def is_answer(message: bytes, query: bytes) -> bool:
+    """Tells whether a message answers a query with one question: its id, and the question itself, in any case of letters.
+
+    Servers that could not read the question answer without it; their id has to do.
+    """
+    if len(message) < _HEADER or not message[2] & 0x80 or message[:2] != query[:2]:
+        return False
+    if message[4:6] == b"\0\0":
+        return bool(message[3] & 0x0F)
+    end = question_end(query)
+    return message[4:6] == b"\0\1" and message[_HEADER:end].lower() == query[_HEADER:end].lower()
+
+
+def question_end(message: bytes) -> int:
+    """Returns where the only question of a readable message ends."""
+    at = _HEADER
+    while message[at] != 0 and message[at] < 0xC0:
+        at += 1 + message[at]
+    return at + (1 if message[at] == 0 else 2) + 4
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import dns.message
 import structlog
 
 from firezone.base.errors import ConfigError
-from firezone.io.dns_exchange import ask_tcp, ask_udp
+from firezone.io.dns_exchange import ask_tcp, ask_udp, question_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,21 +154,13 @@ def is_question(message: bytes) -> bool:
 def servfail(query: bytes) -> bytes:
     """Returns the answer "server failure" to a query with one question."""
     flags = _QR | int.from_bytes(query[2:4], "big") & _RD_AND_OPCODE | _RA | _SERVFAIL
-    return query[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + query[_HEADER : _question_end(query)]
+    return query[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + query[_HEADER : question_end(query)]
 
 
 def truncated(answer: bytes) -> bytes:
     """Returns an answer without records, which tells its reader to ask over TCP."""
     flags = int.from_bytes(answer[2:4], "big") | _TC
-    return answer[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + answer[_HEADER : _question_end(answer)]
-
-
-def _question_end(message: bytes) -> int:
-    """Returns where the only question of a readable message ends."""
-    at = _HEADER
-    while message[at] != 0 and message[at] < 0xC0:
-        at += 1 + message[at]
-    return at + (1 if message[at] == 0 else 2) + 4
+    return answer[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + answer[_HEADER : question_end(answer)]
 
 
 def _is_message(message: bytes, *, is_answer: bool) -> bool:

@@ -12,9 +12,6 @@ next start.
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import structlog
 
 from firezone.base.errors import ConfigError
 from firezone.base.net import TUNNEL_V4, TUNNEL_V6, Network
+from firezone.io.nftables import address, field, list_ruleset, meta, run_nft
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +30,7 @@ DNS_PORTS = (53, 53535)
 """Where clients may ask us: the port for resolvers, and the one that clients use for what they cannot answer themselves."""
 _OWN: tuple[tuple[str, Network], ...] = (("ip", TUNNEL_V4), ("ip6", TUNNEL_V6))
 """Of these ranges a gateway host has its own tunnel address only."""
+_PURPOSE = "clients' traffic cannot be masqueraded"
 _FAMILIES = ("ip", "ip6", "inet")
 _CHAINS = (
     ("forward", "filter", "forward", -10),
@@ -54,11 +53,13 @@ def set_up_forwarding(device: str, *, outgoing: list[str], is_own_address_open: 
     """
     for name in _SYSCTLS:
         _switch_on(name)
-    _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}, *_commands(device, outgoing, is_own_address_open)])
+    run_nft(
+        [{"add": {"table": _table()}}, {"delete": {"table": _table()}}, *_commands(device, outgoing, is_own_address_open)], _PURPOSE
+    )
     log.info("forwarding and masquerade set up", table=TABLE, device=device, outgoing=outgoing or "any")
     _sweep(device)
     hooks = ("forward",) if is_own_address_open else ("forward", "input")
-    for chain in dropping_chains(_list_ruleset(), hooks):
+    for chain in dropping_chains(list_ruleset(_PURPOSE), hooks):
         _let_through(chain, device)
 
 
@@ -66,7 +67,7 @@ def take_down_forwarding(device: str) -> None:
     """Removes the table and our rules in the chains of others. The sysctls stay: others may have come to rely on them."""
     try:
         _sweep(device)
-        _nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}])
+        run_nft([{"add": {"table": _table()}}, {"delete": {"table": _table()}}], _PURPOSE)
     except ConfigError as error:
         log.warning("the firewall table could not be removed", table=TABLE, error=str(error))
 
@@ -94,16 +95,16 @@ def dropping_chains(ruleset: list[dict[str, Any]], hooks: tuple[str, ...]) -> li
 def _let_through(chain: dict[str, Any], device: str) -> None:
     """Puts accept rules at the head of a chain of others. One that refuses them costs a warning, not the gateway."""
     if chain["hook"] == "forward":
-        rules = [[_match(key, "==", device)] for key in ("iifname", "oifname")]
+        rules = [[meta(key, "==", device)] for key in ("iifname", "oifname")]
     else:
         own = {"ip": [_OWN[0]], "ip6": [_OWN[1]], "inet": list(_OWN)}[chain["family"]]
-        rules = [[_match("iifname", "==", device), _address("daddr", *network)] for network in own]
+        rules = [[meta("iifname", "==", device), address("daddr", *network)] for network in own]
     place = {"family": chain["family"], "table": chain["table"], "chain": chain["name"]}
     comment = f"{COMMENT} {device}"
     commands = [{"insert": {"rule": {**place, "expr": [*rule, {"accept": None}], "comment": comment}}} for rule in rules]
     where = f"{chain['family']} {chain['table']} {chain['name']}"
     try:
-        _nft(commands)
+        run_nft(commands, _PURPOSE)
     except ConfigError as error:
         log.warning("another firewall drops what it does not know and takes no rule of ours; let the tunnel pass there",
                     chain=where, device=device, error=str(error))  # fmt: skip
@@ -114,10 +115,10 @@ def _let_through(chain: dict[str, Any], device: str) -> None:
 def _sweep(device: str) -> None:
     """Deletes our rules in the chains of others, also those of a gateway that was killed."""
     comment = f"{COMMENT} {device}"
-    rules = [item["rule"] for item in _list_ruleset() if "rule" in item and item["rule"].get("comment") == comment]
+    rules = [item["rule"] for item in list_ruleset(_PURPOSE) if "rule" in item and item["rule"].get("comment") == comment]
     if rules:
         names = ("family", "table", "chain", "handle")
-        _nft([{"delete": {"rule": {name: rule[name] for name in names}}} for rule in rules])
+        run_nft([{"delete": {"rule": {name: rule[name] for name in names}}} for rule in rules], _PURPOSE)
 
 
 def _commands(device: str, outgoing: list[str], is_own_address_open: bool) -> list[dict[str, Any]]:
@@ -129,13 +130,13 @@ def _commands(device: str, outgoing: list[str], is_own_address_open: bool) -> li
             }},
         })  # fmt: skip
     for key in ("iifname", "oifname"):
-        commands.append(_rule("forward", [_match(key, "==", device), {"accept": None}]))
+        commands.append(_rule("forward", [meta(key, "==", device), {"accept": None}]))
     for protocol, network in _OWN:
-        source = _address("saddr", protocol, network)
-        targets = [_match("oifname", "==", pattern) for pattern in outgoing] or [_match("oifname", "!=", device)]
+        source = address("saddr", protocol, network)
+        targets = [meta("oifname", "==", pattern) for pattern in outgoing] or [meta("oifname", "!=", device)]
         commands.extend(_rule("postrouting", [source, target, {"masquerade": None}]) for target in targets)
         if not is_own_address_open:
-            arriving = [_match("iifname", "==", device), _address("daddr", protocol, network)]
+            arriving = [meta("iifname", "==", device), address("daddr", protocol, network)]
             commands.extend(_rule("input", [*arriving, *rest]) for rest in _own_address_rules(protocol))
     return commands
 
@@ -144,8 +145,8 @@ def _own_address_rules(protocol: str) -> list[list[dict[str, Any]]]:
     """What may arrive for our own tunnel address: answers to ourselves, DNS, echo. All else is refused with an ICMP error."""
     icmp = "icmp" if protocol == "ip" else "icmpv6"
     states = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}
-    ports = [_field(kind, "dport", {"set": list(DNS_PORTS)}) for kind in ("udp", "tcp")]
-    accepted = [states, *ports, _field(icmp, "type", "echo-request")]
+    ports = [field(kind, "dport", {"set": list(DNS_PORTS)}) for kind in ("udp", "tcp")]
+    accepted = [states, *ports, field(icmp, "type", "echo-request")]
     refusal = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
     return [*([match, {"accept": None}] for match in accepted), [refusal]]
 
@@ -156,36 +157,6 @@ def _table() -> dict[str, str]:
 
 def _rule(chain: str, expressions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"add": {"rule": {"family": "inet", "table": TABLE, "chain": chain, "expr": expressions}}}
-
-
-def _match(key: str, op: str, value: str) -> dict[str, Any]:
-    return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": value}}
-
-
-def _field(protocol: str, name: str, value: Any) -> dict[str, Any]:
-    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": name}}, "right": value}}
-
-
-def _address(name: str, protocol: str, network: Network) -> dict[str, Any]:
-    return _field(protocol, name, {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}})
-
-
-def _list_ruleset() -> list[dict[str, Any]]:
-    listed = json.loads(_nft([{"list": {"ruleset": None}}]) or "{}")
-    return list(listed.get("nftables", []))
-
-
-def _nft(commands: list[dict[str, Any]]) -> str:
-    """Runs the commands and returns what they print. Raises ConfigError."""
-    program = shutil.which("nft")
-    if program is None:
-        raise ConfigError("nftables is not installed, so clients' traffic cannot be masqueraded: apt-get install nftables")
-    done = subprocess.run(
-        [program, "-j", "-f", "-"], input=json.dumps({"nftables": commands}), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ConfigError(f"nftables refused the gateway's table: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 def _switch_on(name: str) -> None:

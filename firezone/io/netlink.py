@@ -29,7 +29,7 @@ from firezone.base.network_view import NetworkView, WayOut
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from firezone.base.net import Network
+    from firezone.base.net import Address, Network
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +42,11 @@ QUEUE_LENGTH = 500
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _FIB_RULE_INVERT = 2
 _PROTOCOL_KERNEL, _PROTOCOL_STATIC = 2, 4
-_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 _MAIN_TABLE = 254
 _ADDR_GEN_NONE = 1
-_IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
+_IFA_F_TENTATIVE, _IFA_F_DADFAILED, _IFA_F_NODAD = 0x40, 0x08, 0x02
+_FOREVER = 0xFFFFFFFF
 _MISSING = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}
 _PROBES = {socket.AF_INET: "8.8.8.8", socket.AF_INET6: "2001:4860:4860::8888"}
 """Addresses that only a default route leads to. The kernel is asked how it would reach them; nothing is sent."""
@@ -68,14 +69,16 @@ class Netlink:
         await self._run(self._open)
         await self._run(self._clear_leftovers)
 
-    async def set_addresses(self, addresses: Iterable[str]) -> None:
+    async def set_addresses(self, addresses: Iterable[str], sentinels: Iterable[str] = ()) -> None:
         """Gives the device these addresses (as /32 and /128), MTU and queue length, sets it up and adds the rules.
+
+        `sentinels` are addresses to be asked at, which the kernel never chooses as the source of anything.
 
         Addresses of an earlier call that are no longer wanted go; what others gave the device stays.
 
         Raises: ConfigError when no address could be set.
         """
-        await self._run(self._set_addresses, list(addresses))
+        await self._run(self._set_addresses, list(addresses), list(sentinels))
 
     async def set_routes(self, networks: Iterable[Network]) -> None:
         """Routes exactly these networks to the device. All are set again, since the host may have lost some while roaming."""
@@ -128,35 +131,33 @@ class Netlink:
             raise ConfigError(f"The interface {self.device} is gone.")
         return int(found[0])
 
-    def _set_addresses(self, addresses: list[str]) -> None:
+    def _set_addresses(self, addresses: list[str], sentinels: list[str]) -> None:
         index = self._index()
         no_link_local = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_NONE]]}]]}
         self._try("set addr_gen_mode", self._ip.link, "set", index=index, IFLA_AF_SPEC=no_link_local)
         wanted = {ipaddress.ip_interface(address).ip for address in addresses}
+        asked_at = [ipaddress.ip_address(address) for address in sentinels]
         present = {
             ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
             for message in self._ip.get_addr(index=index)
         }
         self._ip.link("set", index=index, mtu=MAX_PACKET_SIZE, txqlen=QUEUE_LENGTH)
+        places: dict[Address, dict[str, Any]] = {address: {} for address in wanted} | {
+            address: _never_a_source(address) for address in asked_at
+        }
         working = []
-        for address in sorted(wanted, key=lambda address: address.version):
-            if address in present or self._try(
-                "add address",
-                self._ip.addr,
-                "add",
-                index=index,
-                address=str(address),
-                prefixlen=address.max_prefixlen,
-            ):
+        for address in sorted(places, key=lambda address: address.version):
+            place = {"index": index, "address": str(address), "prefixlen": address.max_prefixlen, **places[address]}
+            if address in present or self._try("add address", self._ip.addr, "add", **place):
                 working.append(address)
         # Only now: with its last address a device would lose its routes too.
-        for address in sorted(self._addresses - wanted, key=str):
+        for address in sorted(self._addresses - places.keys(), key=str):
             self._try("remove address", self._ip.addr, "del", index=index, address=str(address), prefixlen=address.max_prefixlen)
         self._addresses = set(working)
         self._ip.link("set", index=index, state="up")
-        if wanted and not working:
+        if wanted and not wanted.intersection(working):
             raise ConfigError(f"No address could be given to {self.device}: neither IPv4 nor IPv6 is available.")
-        for version in sorted({address.version for address in working}):
+        for version in sorted({address.version for address in wanted.intersection(working)}):
             self._add_rules(socket.AF_INET if version == 4 else socket.AF_INET6)
 
     def _add_rules(self, family: int) -> None:
@@ -286,6 +287,13 @@ class Netlink:
             level("network configuration refused", what=what, error=str(error))
             return False
         return True
+
+
+def _never_a_source(address: Address) -> dict[str, Any]:
+    """Host scope is too narrow for packets that leave; IPv6 addresses past their preferred life are the last choice (RFC 6724)."""
+    if address.version == 4:
+        return {"scope": _SCOPE_HOST}
+    return {"cacheinfo": {"ifa_preferred": 0, "ifa_valid": _FOREVER}, "flags": _IFA_F_NODAD}
 
 
 def _route(network: Network, index: int) -> dict[str, Any]:

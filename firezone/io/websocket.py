@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 import struct
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -29,6 +30,9 @@ CLOSE_TIMEOUT_S = 1.0
 """A clean end waits this long for the portal's Close."""
 MAX_MESSAGE_SIZE = 64 << 20
 MAX_ERROR_BODY = 4096
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""Finds the addresses of a host name. Raises OSError."""
 
 SILENT_LOGGER = logging.Logger("firezone.websocket", logging.CRITICAL + 1)
 
@@ -50,14 +54,23 @@ class WebSocketError(Exception):
 
 
 async def open_websocket(
-    url: str, host: str, port: int, *, user_agent: str, mark: int | None = None, tls: ssl.SSLContext | None = None
+    url: str,
+    host: str,
+    port: int,
+    *,
+    user_agent: str,
+    mark: int | None = None,
+    tls: ssl.SSLContext | None = None,
+    resolve: Resolve | None = None,
 ) -> ClientConnection:
     """Opens a WebSocket to `host`:`port`. `url` holds secrets and no port: the Host header goes without one, as the original's.
+
+    `resolve` finds the host's addresses; None leaves that to the system.
 
     Raises: UpgradeRejectedError, WebSocketError.
     """
     try:
-        sock = await _dial(host, port, mark)
+        sock = await _dial(host, port, mark, resolve)
         options: dict[str, Any] = {}
         if url.startswith("wss:"):
             options = {"ssl": tls or ssl.create_default_context(), "server_hostname": host}
@@ -101,9 +114,11 @@ class _Connect(connect):
         return exc
 
 
-async def _dial(host: str, port: int, mark: int | None) -> socket.socket:
+async def _dial(host: str, port: int, mark: int | None, resolve: Resolve | None) -> socket.socket:
     """Resolves the host and connects to all its addresses at once; the first success wins."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    loop = asyncio.get_running_loop()
+    hosts = [host] if resolve is None else await resolve(host)
+    found = [entry for one in hosts for entry in await loop.getaddrinfo(one, port, type=socket.SOCK_STREAM)]
     addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
     tasks = [asyncio.create_task(_dial_one(family, address, mark)) for family, address in addresses]
     errors: list[OSError] = []

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from firezone.base.errors import WireError
 from firezone.base.rng import Rng
 from firezone.base.timing import SECOND, Instant
-from firezone.io.websocket import CLOSE_TIMEOUT_S, UpgradeRejectedError, WebSocketError, open_websocket
+from firezone.io.websocket import CLOSE_TIMEOUT_S, Resolve, UpgradeRejectedError, WebSocketError, open_websocket
 from firezone.proto.phoenix.channel import (
     Connect,
     Drop,
@@ -58,12 +58,14 @@ class PortalConnection:
         max_partition_ns: int | None = None,
         join_payload: bytes = b"null",
         tls: ssl.SSLContext | None = None,
+        resolve: Resolve | None = None,
         clock: Callable[[], Instant] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
         """Prepares; `run` connects.
 
         `on_message` gets every typed message, in order, in the event loop; `on_state` True after a join and False when the
         connection is lost. `mark` None sets no firewall mark. `tls` None trusts the system's certificates.
+        `resolve` finds the portal's addresses; None leaves that to the system.
         """
         self._login = login
         self._user_agent = user_agent
@@ -74,6 +76,7 @@ class PortalConnection:
         self._public_key = None if public_key is None else PublicKey(public_key)
         self._mark = mark
         self._tls = tls
+        self._resolve = resolve
         self._clock = clock
         self._channel = PhoenixChannel(topic, rng=rng, join_payload=join_payload, max_partition_ns=max_partition_ns)
         self._wake = asyncio.Event()
@@ -182,7 +185,7 @@ class PortalConnection:
         try:
             websocket = await open_websocket(
                 login.to_url(self._public_key, with_port=False), login.host, login.port,
-                user_agent=self._user_agent, mark=self._mark, tls=self._tls,
+                user_agent=self._user_agent, mark=self._mark, tls=self._tls, resolve=self._resolve,
             )  # fmt: skip
         except UpgradeRejectedError as error:
             answer = UpgradeRejected(error.status, error.content_type, error.body, error.retry_after)

@@ -33,7 +33,7 @@ from firezone.proto.snownet.events import PathChosen
 from firezone.proto.tunnel_state import ConnectionChanged, PortalWanted, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from firezone.loop.config import TunnelConfig
     from firezone.loop.ends import Ends
@@ -98,6 +98,10 @@ class TunnelProgram(Generic[State]):
     async def on_event(self, event: object) -> None:
         """Reacts to an event of the state that is not common to both programs."""
         raise NotImplementedError
+
+    async def resolve_portal(self, host: str) -> Sequence[str]:
+        """Finds the portal's addresses; as it is, the name itself, which leaves it to the system."""
+        return [host]
 
     async def prepare(self) -> None:
         """Does what must be done between netlink and engine."""
@@ -166,7 +170,7 @@ class TunnelProgram(Generic[State]):
             self.login_url(), self.topic, user_agent=system_user_agent(self.compatible_version), from_portal=self.from_portal,
             to_portal=self.to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
             on_state=self._on_portal_state, mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls,
-            clock=self.clock.now,
+            resolve=self.resolve_portal, clock=self.clock.now,
         )  # fmt: skip
 
     async def _run_portal(self) -> None:
