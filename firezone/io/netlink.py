@@ -293,7 +293,7 @@ def _never_a_source(address: Address) -> dict[str, Any]:
     """Host scope is too narrow for packets that leave; IPv6 addresses past their preferred life are the last choice (RFC 6724)."""
     if address.version == 4:
         return {"scope": _SCOPE_HOST}
-    return {"cacheinfo": {"ifa_preferred": 0, "ifa_valid": _FOREVER}, "flags": _IFA_F_NODAD}
+    return {"preferred_lft": 0, "valid_lft": _FOREVER, "flags": _IFA_F_NODAD}
 
 
 def _route(network: Network, index: int) -> dict[str, Any]:
