@@ -7,61 +7,31 @@ from __future__ import annotations
 
 import pytest
 
-from firezone.base.errors import RemoteError, UnknownConnection
 from firezone.kernels.types import Reason
 from firezone.proto.client.resources import Status
 from firezone.proto.client.state import ResourcesUpdated, TunConfig
 from firezone.proto.gateway.state import AccessChanged
-from firezone.proto.tunnel_state import ConnectionChanged, ReconnectPortal
 from firezone.wire.ip import decode_ip, prohibited
 from firezone.wire.portal.shared import Filter
 from tests.harness import packets
 from tests.harness.packets import ICMP
-from tests.harness.roles import ClientMember, GatewayMember, Member, World, cidr, uid
+from tests.harness.roles import World, cidr, uid
+from tests.harness.site import (
+    NET,
+    NET_V6,
+    OTHER_NET,
+    OTHER_SERVER,
+    SERVER,
+    SERVER_V6,
+    answer,
+    connected,
+    ended,
+    is_up,
+    reaches,
+    request,
+)  # fmt: skip
 
-NET, SERVER = "10.0.0.0/24", "10.0.0.7"
-OTHER_NET, OTHER_SERVER = "10.0.1.0/24", "10.0.1.7"
-NET_V6, SERVER_V6 = "fd00:1::/64", "fd00:1::7"
 UDP_80 = Filter(protocol="udp", port_range_start=80, port_range_end=80)
-
-
-def request(client: Member, server: str = SERVER, number: int = 0, port: int = 80) -> bytes:
-    source = str(client.ipv4 if "." in server else client.ipv6)
-    return packets.udp(source, server, number.to_bytes(4, "big"), ports=(5000, port))
-
-
-def answer(client: Member, server: str = SERVER, number: int = 0, port: int = 80) -> bytes:
-    destination = str(client.ipv4 if "." in server else client.ipv6)
-    return packets.udp(server, destination, number.to_bytes(4, "big"), ports=(port, 5000))
-
-
-def reaches(world: World, client: ClientMember, gateway: GatewayMember, server: str = SERVER, number: int = 77) -> bool:
-    """Whether a packet goes there and its answer comes back, at once: nothing has to be negotiated."""
-    client.received(), gateway.received()
-    client.send(request(client, server, number))
-    if gateway.received() != [request(client, server, number)]:
-        return False
-    gateway.send(answer(client, server, number))
-    return client.received() == [answer(client, server, number)]
-
-
-def connected(*more: object) -> tuple[World, ClientMember, GatewayMember]:
-    """A client that has just reached resource 10 through a gateway."""
-    world = World()
-    world.portal.add(cidr(10, NET), *more)  # type: ignore[arg-type]
-    gateway, client = world.gateway(), world.client()
-    client.send(request(client))
-    world.run(1)
-    assert gateway.received() == [request(client)]
-    return world, client, gateway
-
-
-def is_up(client: Member, gateway: Member) -> bool:
-    return client.machine.node.path_of(gateway.cid) is not None
-
-
-def ended(member: Member) -> list[str]:
-    return [event.detail for event in member.events_of(ConnectionChanged) if not event.is_up]
 
 
 # the first packet
@@ -319,173 +289,7 @@ def test_an_answer_from_another_address_of_the_site_is_dropped() -> None:
     assert gateway.dropped(Reason.NOT_PERMITTED) == 1
 
 
-# ends that go away
-
-
-def test_a_gateway_that_is_stopped_says_goodbye_and_another_takes_over_at_the_next_packet() -> None:
-    world, client, gateway = connected()
-    second = world.gateway(4, "198.51.100.4")
-    gateway.stop()
-    world.run(0.1)
-    assert ended(client) == ["the peer said goodbye"]
-    client.send(request(client, number=2))
-    world.run(1)
-    assert second.received() == [request(client, number=2)]
-    assert reaches(world, client, second)
-
-
-def test_a_gateway_that_dies_is_noticed_and_traffic_comes_back_through_another_within_25_seconds() -> None:
-    world, client, gateway = connected()
-    second = world.gateway(4, "198.51.100.4")
-    gateway.crash()
-
-    def arrived() -> bool:
-        client.send(request(client, number=3))
-        return bool(second.received())
-
-    assert world.run_until(arrived, 30) < 25
-    assert ended(client) == ["ICE timeout"]
-    assert client.events_of(ResourcesUpdated)[-1].resources[0].status is Status.ONLINE
-
-
-def test_a_gateway_that_is_killed_and_started_again_serves_within_25_seconds() -> None:
-    world, client, gateway = connected()
-    gateway.crash()
-    world.run(2)
-    gateway.expected_errors = (RemoteError, UnknownConnection)  # What the client still says to the former one.
-    world.start(gateway)
-
-    def arrived() -> bool:
-        client.send(request(client, number=3))
-        return bool(gateway.received())
-
-    assert world.run_until(arrived, 30) < 25
-    assert reaches(world, client, gateway)
-
-
-def test_a_second_resource_asked_for_while_the_gateway_restarts_does_not_leave_the_first_in_a_black_hole() -> None:
-    world, client, gateway = connected(cidr(11, OTHER_NET))
-    gateway.crash()
-    world.run(1)
-    world.start(gateway)
-    client.send(request(client, OTHER_SERVER))
-    world.run(1)
-    assert gateway.received() == [request(client, OTHER_SERVER)]
-    client.send(request(client, number=8))
-    world.run(1)
-    assert gateway.received() == [request(client, number=8)]
-    assert reaches(world, client, gateway)
-
-
-def test_a_client_that_is_killed_and_started_again_reaches_at_its_first_packet() -> None:
-    world, client, gateway = connected()
-    client.crash()
-    world.run(1)
-    world.start(client)
-    client.send(request(client, number=4))
-    world.run(1)
-    assert gateway.received() == [request(client, number=4)]
-    assert reaches(world, client, gateway)
-    assert len(gateway.machine.node) == 1
-
-
-def test_a_client_that_stops_leaves_nothing_at_the_gateway() -> None:
-    world, client, gateway = connected()
-    client.stop()
-    world.run(0.1)
-    assert len(gateway.machine.node) == 0
-    assert ended(gateway) == ["the peer said goodbye"]
-    gateway.send(answer(client))
-    assert gateway.dropped(Reason.NO_ROUTE) == 1
-
-
-# roaming
-
-
-def test_a_reset_has_a_new_key_and_the_next_packet_a_new_connection() -> None:
-    world, client, gateway = connected()
-    key = client.machine.public_key
-    configurations = len(client.events_of(TunConfig))
-    client.call(client.machine.reset)
-    world.run(0.1)
-    assert client.events_of(ReconnectPortal)[-1].public_key == client.machine.public_key != key
-    assert client.events_of(ResourcesUpdated)[-1].resources[0].status is Status.UNKNOWN
-    client.send(request(client, number=6))
-    world.run(1)
-    assert gateway.received() == [request(client, number=6)]
-    assert reaches(world, client, gateway)
-    assert len(client.events_of(TunConfig)) == configurations
-    assert len(client.intents()) == 2
-    assert len(gateway.machine.node) == 1
-
-
-def test_after_a_reset_a_second_resource_does_not_carry_the_first_along() -> None:
-    world, client, gateway = connected(cidr(11, OTHER_NET))
-    client.call(client.machine.reset)
-    world.run(0.1)
-    for server in (OTHER_SERVER, SERVER):
-        client.send(request(client, server))
-        world.run(1)
-        assert gateway.received() == [request(client, server)]
-    assert [intent.resource_id for intent in client.intents()] == [uid(10), uid(11), uid(10)]
-
-
-def test_a_client_whose_address_changes_keeps_its_session() -> None:
-    world, client, gateway = connected()
-    former = client.outer
-    client.outer = type(former).from_text("192.0.2.99", 4242)
-    world.network.detach(former)
-    client.sockets.endpoints = [client.outer]
-    world.network.attach(client.outer, client.sockets.source.ring)
-    client.call(client.machine.set_local_addresses, [client.outer])
-    world.run_until(lambda: reaches(world, client, gateway), 10)
-    assert ended(client) == ended(gateway) == []
-    assert len(client.intents()) == 1
-
-
 # the portal
-
-
-def test_while_the_portal_is_away_tunnels_go_on_and_new_ones_come_when_it_is_back() -> None:
-    world, client, gateway = connected(cidr(11, OTHER_NET))
-    world.portal.leave()
-    for _ in range(60):
-        assert reaches(world, client, gateway)
-        world.run(5)
-    client.send(request(client, OTHER_SERVER))
-    world.run(1)
-    assert gateway.received() == []
-    world.portal.come_back()
-    world.run(1)
-    assert gateway.received() == [request(client, OTHER_SERVER)]
-    assert reaches(world, client, gateway)
-    assert ended(client) == ended(gateway) == []
-
-
-def test_access_that_was_taken_while_the_gateway_could_not_hear_ends_when_it_can() -> None:
-    world, client, gateway = connected()
-    world.portal.leave()
-    world.portal.grants.clear()
-    world.run(5)
-    assert reaches(world, client, gateway)
-    world.portal.come_back()
-    world.run(2)
-    assert not reaches(world, client, gateway)
-    assert ended(client) == ["the peer said goodbye"]
-
-
-def test_candidates_that_could_not_be_sent_still_make_the_connection() -> None:
-    world = World()
-    world.portal.add(cidr(10, NET))
-    gateway, client = world.gateway(), world.client()
-    client.send(request(client))
-    world.run_until(lambda: len(client.machine.node) == 1, 1)
-    world.portal.leave()
-    world.run(3)
-    world.portal.come_back()
-    world.run(2)
-    assert is_up(client, gateway)
-    assert gateway.received() == [request(client)]
 
 
 @pytest.mark.parametrize("reason", ["offline", "forbidden"])
