@@ -101,7 +101,27 @@ static bool take(fz_pump *p, fz_pump_side *side, uint32_t reads) {
   while (size < 2u * b->n) size *= 2u;
   side->run_count = fz_group_runs(b, side->runs, b->capacity, side->table, size);
   p->index = 0;
+  p->load.round_rows += b->n;
+  p->load.round_entries += p->taken;
   return true;
+}
+
+static void nap(long ns) {
+  struct timespec t = {0, ns};
+  nanosleep(&t, NULL);
+}
+
+bool fz_pump_end_round(fz_pump_load *load, int64_t now) {
+  int64_t elapsed = now - load->since_ns;
+  load->rows += load->round_rows;
+  if (elapsed >= FZ_PUMP_LOAD_NS) {
+    load->is_high = (int64_t)load->rows * 1000000000 / elapsed >= FZ_PUMP_JOIN_RATE;
+    load->since_ns = now;
+    load->rows = 0;
+  }
+  bool came_singly = load->round_rows < 2u * load->round_entries, came_few = load->round_rows < FZ_PUMP_JOIN_ROWS;
+  load->round_rows = load->round_entries = 0;
+  return load->is_high && came_singly && came_few;
 }
 
 /* Waits until either side has something. False: it has not, or a signal came. When it has waited only just before, data comes one by
@@ -113,8 +133,7 @@ static bool wait_for_more(fz_pump *p, int linger_ms) {
   p->waited_ns = now;
   p->has_napped = since < FZ_PUMP_BUSY_NS && !p->has_napped;
   if (p->has_napped) {
-    struct timespec nap = {0, FZ_PUMP_NAP_NS};
-    nanosleep(&nap, NULL);
+    nap(FZ_PUMP_NAP_NS);
     return true;
   }
   return poll(fds, SIDES, linger_ms) > 0;
@@ -141,6 +160,7 @@ int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, 
       quiet = 0;
     }
     p->side = 1 - p->side;
+    if (p->side == 0 && fz_pump_end_round(&p->load, now_ns())) nap(FZ_PUMP_JOIN_NS);
     if (take(p, &p->sides[p->side], reads)) {
       p->stage = FZ_PUMP_SEND;
       p->has_napped = false;

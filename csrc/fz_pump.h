@@ -22,6 +22,14 @@
 #define FZ_PUMP_BUSY_NS 200000 /* waits that follow each other faster than this are worth a nap */
 #define FZ_PUMP_NAP_NS 50000   /* the least the kernel's timers give is about twice that; a relayed round trip has milliseconds */
 
+/* Datagrams that come one by one cost a read each, and a send each unless others of the same flow are in the batch. From JOIN_RATE
+ * datagrams per second on, a round that found fewer than JOIN_ROWS is followed by a pause in which more can gather. At that rate they
+ * wait for each other anyway; a relay that has less to do never pauses, and nor does one that cannot keep up: its batches are full. */
+#define FZ_PUMP_JOIN_RATE 100000
+#define FZ_PUMP_JOIN_ROWS 250
+#define FZ_PUMP_JOIN_NS 150000 /* and what the kernel's timers are late, about 50 us */
+#define FZ_PUMP_LOAD_NS 1000000 /* over which the rate is taken */
+
 enum fz_pump_outcome {
   FZ_PUMP_IDLE = 0,    /* nothing came for a while */
   FZ_PUMP_BUSY = 1,    /* the time is up */
@@ -42,6 +50,13 @@ typedef struct fz_pump_side {
   fz_udp_stats *read;
 } fz_pump_side;
 
+typedef struct fz_pump_load {
+  int64_t since_ns; /* when counting began */
+  uint32_t rows;    /* since then */
+  bool is_high;     /* as counted before */
+  uint32_t round_rows, round_entries; /* of both sides since the round began */
+} fz_pump_load;
+
 typedef struct fz_pump {
   fz_relay *relay;
   const int32_t *fds; /* to send by: of IPv4 by port, then of IPv6 by port */
@@ -56,6 +71,7 @@ typedef struct fz_pump {
   int error;
   int64_t waited_ns; /* when it waited last */
   bool has_napped;   /* and nothing has come since */
+  fz_pump_load load;
 } fz_pump;
 
 /* Reads from the sockets of an epoll set that are ready, at most max_reads entries, few of each in turn. Returns entries added;
@@ -65,6 +81,9 @@ uint32_t fz_pump_fill(int epoll, fz_ring *ring, uint32_t max_reads, fz_udp_stats
 /* Sends one run by the socket of its first row's port and of its remote's family. *row: see fz_udp_send_run. Returns 0 or the
  * errno; ENOENT without a socket, EAGAIN for a blocked one. */
 int fz_pump_send(const int32_t *fds, fz_batch *b, const fz_run *run, int gso, int32_t *row, fz_udp_stats *stats);
+
+/* Ends a round over both sides. True: a pause pays, since data comes fast but singly and little of it has gathered. */
+bool fz_pump_end_round(fz_pump_load *load, int64_t now_ns);
 
 /* Relays for about duration_ns, in batches of at most `reads` reads, and waits up to linger_ms for more. Batches are placed over
  * their rings' slabs beforehand. Returns enum fz_pump_outcome. */

@@ -4,6 +4,7 @@
 
 #define STUN_HEADER 20u
 #define STUN_COOKIE 0x2112A442u
+#define LOOKUPS 32u /* whose cache misses overlap */
 
 /* ---- channels ---- */
 
@@ -42,19 +43,6 @@ const fz_relay_channel *fz_relay_channel_of(const fz_relay *r, const fz_addr *cl
 
 /* ---- next hops ---- */
 
-/* The answer for the key asked last; a train of datagrams asks the same again and again. */
-typedef struct last_answer {
-  fz_addrmap_key key;
-  int32_t slot;
-  bool is_known;
-} last_answer;
-
-static int32_t find(const fz_addrmap *m, last_answer *last, const fz_addr *address, uint16_t number) {
-  fz_addrmap_key key = fz_addrmap_key_of(address, number);
-  if (!last->is_known || memcmp(&key, &last->key, sizeof key) != 0) *last = (last_answer){key, fz_addrmap_find(m, &key), true};
-  return last->slot;
-}
-
 static void count_size(fz_relay_stats *stats, uint32_t n) {
   uint32_t bucket = n ? (n - 1) / 100u : 0;
   stats->sizes[bucket < FZ_RELAY_SIZE_BUCKETS ? bucket : FZ_RELAY_SIZE_BUCKETS - 1]++;
@@ -88,22 +76,19 @@ static bool is_holder(const fz_relay *r, const fz_addr *client) {
   return fz_addrmap_find(&r->holders, &key) >= 0;
 }
 
-/* Hands a datagram that came from `remote` to an allocation port over to the client, or says why not. */
-static void take_for_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_addr *remote, uint16_t port, last_answer *last) {
-  if (FZ_UNLIKELY(b->length[row] > FZ_RELAY_MAX_PAYLOAD)) {
-    fz_row_drop(b, row, FZ_OVERSIZED);
-    return;
-  }
-  int32_t slot = find(&r->by_peer, last, remote, port);
+/* Hands a datagram of a peer over to the client whose channel has been found, or says why not. */
+static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, int32_t slot) {
   if (FZ_LIKELY(slot >= 0)) {
     send_to_client(r, b, row, &r->channels[slot]);
     return;
   }
-  fz_addrmap_key key = fz_addrmap_key_of(remote, port);
+  if (FZ_UNLIKELY(b->length[row] > FZ_RELAY_MAX_PAYLOAD)) {
+    fz_row_drop(b, row, FZ_OVERSIZED);
+    return;
+  }
+  fz_addrmap_key key = fz_addrmap_key_of(&b->remote[row], b->socket[row]);
   key.address.port = 0;
   if (r->permitted.count && fz_addrmap_find(&r->permitted, &key) >= 0) {
-    b->socket[row] = port;
-    b->remote[row] = *remote;
     punt(b, row, FZ_PEER_DATA, &r->strangers_left);
   } else {
     fz_row_drop(b, row, FZ_NO_CHANNEL);
@@ -112,7 +97,7 @@ static void take_for_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_add
 
 static bool same_ip(const fz_addr *a, const fz_addr *b) { return a->family == b->family && memcmp(a->ip, b->ip, sizeof a->ip) == 0; }
 
-static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_channel *c, last_answer *looped) {
+static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_channel *c) {
   r->stats.to_peers++;
   r->stats.to_peers_bytes += b->length[row];
   count_size(&r->stats, b->length[row]);
@@ -120,7 +105,8 @@ static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_
   if (FZ_UNLIKELY(same_ip(&c->peer, ours)) && b->length[row] <= FZ_RELAY_MAX_PAYLOAD) {
     fz_addr from = *ours;
     from.port = c->port;
-    int32_t slot = find(&r->by_peer, looped, &from, c->peer.port);
+    fz_addrmap_key key = fz_addrmap_key_of(&from, c->peer.port);
+    int32_t slot = fz_addrmap_find(&r->by_peer, &key);
     if (slot >= 0) {
       r->stats.looped++;
       send_to_client(r, b, row, &r->channels[slot]);
@@ -132,54 +118,101 @@ static void send_to_peer(fz_relay *r, fz_batch *b, uint32_t row, const fz_relay_
   b->remote[row] = c->peer;
 }
 
-typedef struct answers {
-  last_answer direct, looped;
-} answers;
+/* What a row of the listen port is, by its first bytes. */
+static bool is_channel_data(const fz_batch *b, uint32_t row) { return (b->slab[b->offset[row]] & 0xC0u) == 0x40u; }
 
-static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
-  const uint8_t *p = b->slab + b->offset[row];
+static bool is_whole(const fz_batch *b, uint32_t row) { /* bytes behind the data are padding */
   uint32_t n = b->length[row];
-  if ((p[0] & 0xC0u) == 0x40u) {
-    uint32_t length = n < FZ_RELAY_CHANNEL_HEADER ? n : fz_load_be16(p + 2); /* bytes behind it are padding */
-    if (n < FZ_RELAY_CHANNEL_HEADER || length > n - FZ_RELAY_CHANNEL_HEADER) {
-      fz_row_drop(b, row, FZ_MALFORMED_PACKET);
-      return;
-    }
-    int32_t slot = find(&r->by_client, &last->direct, &b->remote[row], fz_load_be16(p));
-    if (slot < 0) {
-      fz_row_drop(b, row, FZ_NO_CHANNEL);
-      return;
-    }
+  return n >= FZ_RELAY_CHANNEL_HEADER && fz_load_be16(b->slab + b->offset[row] + 2) <= n - FZ_RELAY_CHANNEL_HEADER;
+}
+
+static bool is_stun(const fz_batch *b, uint32_t row) {
+  const uint8_t *p = b->slab + b->offset[row];
+  return p[0] <= 3 && b->length[row] >= STUN_HEADER && fz_load_be32(p + 4) == STUN_COOKIE;
+}
+
+static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, int32_t slot) {
+  if (slot >= 0) {
+    uint32_t length = fz_load_be16(b->slab + b->offset[row] + 2);
     r->channels[slot].local = b->local[row];
     b->offset[row] += FZ_RELAY_CHANNEL_HEADER;
     b->length[row] = length;
-    send_to_peer(r, b, row, &r->channels[slot], &last->looped);
-  } else if (p[0] <= 3 && n >= STUN_HEADER && fz_load_be32(p + 4) == STUN_COOKIE) {
+    send_to_peer(r, b, row, &r->channels[slot]);
+  } else if (is_stun(b, row)) {
     punt(b, row, FZ_STUN, is_holder(r, &b->remote[row]) ? &r->holders_left : &r->strangers_left);
   } else {
-    fz_row_drop(b, row, FZ_MALFORMED_PACKET);
+    fz_row_drop(b, row, is_channel_data(b, row) && is_whole(b, row) ? FZ_NO_CHANNEL : FZ_MALFORMED_PACKET);
+  }
+}
+
+/* ---- looking up ---- */
+
+/* The key by which a row's channel is found. False: it can have none. */
+static bool key_of(const fz_batch *b, uint32_t row, bool is_client, fz_addrmap_key *key) {
+  if (!is_client) {
+    *key = fz_addrmap_key_of(&b->remote[row], b->socket[row]);
+    return b->length[row] <= FZ_RELAY_MAX_PAYLOAD;
+  }
+  if (!is_channel_data(b, row) || !is_whole(b, row)) return false;
+  *key = fz_addrmap_key_of(&b->remote[row], fz_load_be16(b->slab + b->offset[row]));
+  return true;
+}
+
+/* The channels of rows `from` to `to`, -1 without one. Stage by stage, so that the cache misses of LOOKUPS rows overlap; rows of a
+ * train ask for the same channel again and again, and are answered by the row before. */
+static void look_up(const fz_relay *r, const fz_batch *b, uint32_t from, uint32_t to, bool is_client, int32_t *slots) {
+  const fz_addrmap *map = is_client ? &r->by_client : &r->by_peer;
+  fz_addrmap_key keys[LOOKUPS];
+  uint32_t hashes[LOOKUPS], asked = 0, of[LOOKUPS]; /* which key is whose */
+  int32_t found[LOOKUPS];
+  for (uint32_t row = from; row < to; row++) {
+    of[row - from] = LOOKUPS;
+    if (b->verdict[row] != FZ_FORWARD || !key_of(b, row, is_client, &keys[asked])) continue;
+    if (asked == 0 || memcmp(&keys[asked], &keys[asked - 1], sizeof keys[0]) != 0) {
+      hashes[asked] = fz_addrmap_hash(map, &keys[asked]);
+      fz_addrmap_prefetch(map, hashes[asked]);
+      asked++;
+    }
+    of[row - from] = asked - 1;
+  }
+  for (uint32_t i = 0; i < asked; i++) {
+    found[i] = fz_addrmap_find_hashed(map, &keys[i], hashes[i]);
+    if (found[i] >= 0) {
+      const char *c = (const char *)&r->channels[found[i]];
+      __builtin_prefetch(c);
+      __builtin_prefetch(c + sizeof *r->channels - 1);
+    }
+  }
+  for (uint32_t row = from; row < to; row++) slots[row - from] = of[row - from] < LOOKUPS ? found[of[row - from]] : -1;
+}
+
+/* Gives all rows that are FORWARD from row `from` on their next hop, or another verdict. */
+static void route(fz_relay *r, fz_batch *b, uint32_t from, bool is_client) {
+  int32_t slots[LOOKUPS];
+  for (; from < b->n; from += LOOKUPS) {
+    uint32_t to = b->n - from < LOOKUPS ? b->n : from + LOOKUPS;
+    look_up(r, b, from, to, is_client, slots);
+    for (uint32_t row = from; row < to; row++) {
+      if (b->verdict[row] != FZ_FORWARD) continue;
+      if (is_client) take_from_client(r, b, row, slots[row - from]);
+      else take_from_peer(r, b, row, slots[row - from]);
+    }
   }
 }
 
 uint32_t fz_relay_retry(fz_relay *r, fz_batch *b) {
-  answers last = {0};
   uint32_t found = 0;
   for (uint32_t row = 0; row < b->n; row++) {
     bool is_wanted = b->verdict[row] == FZ_DROP && b->reason[row] == FZ_NO_CHANNEL;
-    b->verdict[row] = FZ_FREE;
-    if (!is_wanted) continue;
-    b->verdict[row] = FZ_FORWARD;
-    b->reason[row] = 0;
-    take_from_client(r, b, row, &last);
+    b->verdict[row] = is_wanted ? FZ_FORWARD : FZ_FREE;
+    if (is_wanted) b->reason[row] = 0;
+  }
+  route(r, b, 0, true);
+  for (uint32_t row = 0; row < b->n; row++) {
     if (b->verdict[row] == FZ_FORWARD) found++;
     else b->verdict[row] = FZ_FREE; /* counted the first time */
   }
   return found;
-}
-
-static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, answers *last) {
-  fz_addr remote = b->remote[row];
-  take_for_client(r, b, row, &remote, b->socket[row], &last->direct);
 }
 
 /* ---- cutting ---- */
@@ -206,8 +239,7 @@ static uint32_t add_row(const fz_ring *ring, uint32_t slot, fz_batch *b, uint32_
 }
 
 static uint32_t take(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b, bool is_client) {
-  uint32_t ready = fz_ring_ready(ring), slot = fz_ring_tail(ring), taken = 0;
-  answers last = {0};
+  uint32_t ready = fz_ring_ready(ring), slot = fz_ring_tail(ring), taken = 0, first = b->n;
   if (entries > ready) entries = ready;
   for (; taken < entries; taken++, slot = (slot + 1) & (ring->slots - 1u)) {
     uint8_t reason = refuse_read(ring, slot, is_client);
@@ -223,13 +255,12 @@ static uint32_t take(fz_relay *r, fz_ring *ring, uint32_t entries, fz_batch *b, 
     }
     do {
       uint32_t n = left < stride ? left : stride;
-      uint32_t row = add_row(ring, slot, b, at, n);
-      if (is_client) take_from_client(r, b, row, &last);
-      else take_from_peer(r, b, row, &last);
+      add_row(ring, slot, b, at, n);
       at += n;
       left -= n;
     } while (left);
   }
+  route(r, b, first, is_client);
   return taken;
 }
 
