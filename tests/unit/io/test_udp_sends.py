@@ -140,7 +140,12 @@ def test_a_train_fills_one_slot_with_its_stride(sockets: UdpSockets) -> None:
     to = Endpoint.from_text("127.0.0.1", sockets.ports()[4])
     sockets.send_runs(*make_runs([bytes(1316)] * 40 + [bytes(77)], to), 0)
     fill_until(sockets, 1)
-    until(lambda: sockets.fill(8) is None and int(sockets.ring.length[: sockets.ring.ready()].sum()) == 40 * 1316 + 77)
+
+    def is_whole() -> bool:
+        sockets.fill(8)
+        return int(sockets.ring.length[: sockets.ring.ready()].sum()) == 40 * 1316 + 77
+
+    until(is_whole)
     assert int(sockets.ring.stride[0]) == 1316
     assert sockets.counters()["truncated"] == 0
 

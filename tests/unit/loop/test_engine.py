@@ -20,6 +20,8 @@ from firezone.loop.memory import MemorySockets, address_of
 from firezone.proto.updates import RouteRemoved, RouteSet
 from tests.harness.engines import INNER, OUTER, ManualClock, pair
 
+BACK = (INNER[1], INNER[0])
+
 
 def udp(payload: bytes, source: str = INNER[0], destination: str = INNER[1], port: int = 9) -> bytes:
     return bytes(IP(src=source, dst=destination) / UDP(sport=4000, dport=port) / payload)
@@ -38,7 +40,7 @@ def test_packet_crosses_two_engines_unchanged() -> None:
 
 def test_both_directions_and_a_due_timer_are_served_in_one_tick() -> None:
     alice, bob = pair()
-    bob.tun.send(udp(b"from bob", *reversed(INNER)))
+    bob.tun.send(udp(b"from bob", *BACK))
     bob.engine.tick()
     alice.tun.send(udp(b"from alice"))
     alice.machine.deadline = (alice.clock.time, "test")
@@ -77,7 +79,7 @@ def test_a_source_with_a_million_items_starves_nobody() -> None:
     for number in range(40):
         while alice.tun.send(flood):
             sent += 1
-        bob.tun.send(udp(bytes([number]), *reversed(INNER)))
+        bob.tun.send(udp(bytes([number]), *BACK))
         bob.engine.tick()
         bob.tun.receive()
         assert alice.engine.tick(), "a full batch must ask for another tick"
@@ -163,7 +165,7 @@ def test_machine_outputs_leave_in_the_tick_that_made_them() -> None:
     alice.machine.deadline = (alice.clock.time, "now")
     alice.engine.touch()
     alice.machine.transmits.append(Transmit(OUTER[0], OUTER[1], b"\x00" * 20))
-    alice.machine.packets.append(udp(b"for tun", *reversed(INNER)))
+    alice.machine.packets.append(udp(b"for tun", *BACK))
     alice.engine.tick()
     assert len(alice.tun.receive()) == 1
     assert bob.sockets.source.ring.ready() == 1
@@ -286,7 +288,7 @@ def test_waiting_datagrams_hold_tun_and_nothing_else() -> None:
     alice.engine.udp_sink = stuck
     stuck.is_stuck = True
     alice.tun.send(udp(b"held"))
-    bob.tun.send(udp(b"received all the same", *reversed(INNER)))
+    bob.tun.send(udp(b"received all the same", *BACK))
     bob.engine.tick()
     alice.machine.deadline = (alice.clock.time, "timers too")
     alice.engine.touch()
@@ -309,7 +311,7 @@ def test_forged_handshakes_take_the_bound_and_not_the_tick() -> None:
     trains = bob.sockets.source.ring
     for _ in range(8):
         trains.push(forged * 64, stride=148, local=address_of(OUTER[1]), remote=address_of(OUTER[0]), socket=4)
-    bob.tun.send(udp(b"meanwhile", *reversed(INNER)))
+    bob.tun.send(udp(b"meanwhile", *BACK))
     while bob.engine.tick():
         pass
     assert bob.machine.names().count("datagram") <= 2 * PUNTS_PER_BATCH + 8
