@@ -23,6 +23,7 @@ from firezone.proto.updates import (
     OwnAddressesSet,
     PeerFilterRemoved,
     PeerFilterSet,
+    PeerRemoteAdded,
     PeerRulesAdded,
     RouteRemoved,
     RouteSet,
@@ -62,6 +63,8 @@ class Tables:
                 self.filters.set_peer(peer, remote, local, None if rules is None else _flat(rules))
             case PeerRulesAdded(peer, rules):
                 self.filters.add_rules(peer, _flat(rules))
+            case PeerRemoteAdded(peer, remote):
+                self.filters.add_remote(peer, remote)
             case PeerFilterRemoved(peer):
                 self.filters.remove_peer(peer)
             case _:

@@ -28,7 +28,7 @@ from firezone.proto.snownet.events import (
 )
 from firezone.proto.snownet.node import Node
 from firezone.proto.snownet.relays import Relay
-from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, PeerRulesAdded, RouteRemoved, RouteSet, TableUpdate
+from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, PeerRemoteAdded, PeerRulesAdded, RouteRemoved, RouteSet, TableUpdate
 from firezone.wire.control import ControlEvent, decode_control
 from firezone.wire.portal import shared
 
@@ -291,6 +291,13 @@ class TunnelState:
         kept = tuple(rule for rule in known.rules if rule.network not in added)
         self._filters[cid] = dataclasses.replace(known, rules=kept + rules)
         self._updates.append(PeerRulesAdded(known.peer, rules))
+
+    def _add_remote(self, cid: ConnectionId, networks: tuple[Network, ...]) -> None:
+        """Adds addresses to those that a peer may send from, without building its filter anew."""
+        known = self._filters.get(cid)
+        if known is not None and networks:
+            self._filters[cid] = dataclasses.replace(known, remote=known.remote + networks)
+            self._updates.append(PeerRemoteAdded(known.peer, networks))
 
     def _set_routes(self, wanted: dict[Network, PeerRow | None]) -> None:
         """Brings the route table in line with `wanted`, changing only what differs."""

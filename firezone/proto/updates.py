@@ -74,6 +74,14 @@ class PeerRulesAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRemoteAdded:
+    """Adds networks to the addresses that the far side of a peer with a filter may have."""
+
+    peer: PeerRow
+    remote: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NatAttached:
     """Packets of `peer` are translated as those of `client` from now on, a number that outlives the row."""
 
@@ -132,6 +140,7 @@ TableUpdate = (
     | PeerFilterSet
     | PeerFilterRemoved
     | PeerRulesAdded
+    | PeerRemoteAdded
     | NatAttached
     | NatDetached
     | TranslationsSet
