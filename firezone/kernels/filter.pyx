@@ -76,9 +76,10 @@ cdef class FilterTable:
 
     def add_remote(self, uint32_t peer, object remote) -> None:
         """Adds networks to the peer's side of a filter; without a filter nothing happens."""
-        if peer < self._peers and self._filters[peer] != NULL:
+        if peer < self._t.peers and self._t.of[peer] != NULL:
+            self._replace(peer, self._t.of[peer])  # Decided anew even if memory ends half-way.
             for network in remote:
-                lpm_set(&self._filters[peer].remote, network, 0)
+                lpm_set(&self._t.of[peer].remote, network, 0)
 
     def remove_peer(self, uint32_t peer) -> None:
         """Forgets the filter of a peer, if it has one: its packets are dropped from now on."""

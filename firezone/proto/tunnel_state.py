@@ -28,7 +28,15 @@ from firezone.proto.snownet.events import (
 )
 from firezone.proto.snownet.node import Node
 from firezone.proto.snownet.relays import Relay
-from firezone.proto.updates import PeerFilterRemoved, PeerFilterSet, PeerRemoteAdded, PeerRulesAdded, RouteRemoved, RouteSet, TableUpdate
+from firezone.proto.updates import (
+    PeerFilterRemoved,
+    PeerFilterSet,
+    PeerRemoteAdded,
+    PeerRulesAdded,
+    RouteRemoved,
+    RouteSet,
+    TableUpdate,
+)
 from firezone.wire.control import ControlEvent, decode_control
 from firezone.wire.portal import shared
 

@@ -255,6 +255,23 @@ def test_icmp_errors_out_of_the_tunnel_are_dropped_by_whoever_has_rules_and_pass
     assert admit(table, questions, [0] * 2, from_tunnel=True) == [Reason.NONE] * 2
 
 
+def test_added_addresses_are_admitted_at_once_both_ways_and_only_for_their_peer() -> None:
+    table, own = FilterTable(), nets("100.64.0.1/32")
+    for peer in (0, 1):
+        table.set_peer(peer, nets("10.0.0.0/24"), own, None)
+    inwards, outwards = packets.udp("100.96.0.1", "100.64.0.1"), packets.udp("100.64.0.1", "100.96.0.1")
+    for _ in range(2):  # Twice, as decisions are remembered.
+        assert admit(table, [inwards], [0], from_tunnel=True) == [Reason.REFUSED_SOURCE]
+        assert admit(table, [outwards], [0], from_tunnel=False) == [Reason.FOREIGN_DESTINATION]
+    table.add_remote(0, nets("100.96.0.1/32", "fd00:2021:1111:8000::/128"))
+    table.add_remote(7, nets("0.0.0.0/0"))
+    assert admit(table, [inwards], [0], from_tunnel=True) == [Reason.NONE]
+    assert admit(table, [outwards], [0], from_tunnel=False) == [Reason.NONE]
+    assert admit(table, [inwards], [1], from_tunnel=True) == [Reason.REFUSED_SOURCE]
+    table.set_peer(0, nets("10.0.0.0/24"), own, None)
+    assert admit(table, [inwards], [0], from_tunnel=True) == [Reason.REFUSED_SOURCE]
+
+
 @given(st.lists(st.tuples(packets.well_formed(), st.booleans()), max_size=12), filters(0), st.lists(rules(), max_size=4))
 def test_added_rules_are_as_if_they_had_been_there(rows: list[tuple[bytes, bool]], first: PeerFilterSet, more: list[Rule]) -> None:
     table = FilterTable()
