@@ -28,7 +28,7 @@ from firezone.kernels.types import Reason
 from firezone.loop.engine import Engine
 from firezone.loop.memory import MemoryNetwork, MemorySockets, MemoryTun
 from firezone.proto.client.state import ClientState
-from firezone.proto.gateway.state import GatewayState
+from firezone.proto.gateway.state import GatewayState, ResolveName
 from firezone.proto.tunnel_state import ReconnectPortal, SendToPortal, TunnelState
 from firezone.wire.portal import client as client_wire
 from firezone.wire.portal import gateway as gateway_wire
@@ -62,6 +62,15 @@ def cidr(
     return client_wire.CidrResource(
         id=ResourceId(uid(number)), name=name or f"resource {number}", address=network(address), sites=sites, filters=filters
     )
+
+
+def dns(
+    number: int, address: str, *filters: Filter, ip_stack: str = "dual", sites: tuple[Site, ...] = (SITE,)
+) -> client_wire.DnsResource:
+    """A resource by name, as a client sees it."""
+    return client_wire.DnsResource(
+        id=ResourceId(uid(number)), name=f"resource {number}", address=address, sites=sites, filters=filters, ip_stack=ip_stack
+    )  # fmt: skip
 
 
 def interface_of(number: int) -> tuple[ipaddress.IPv4Address, ipaddress.IPv6Address]:
@@ -195,6 +204,21 @@ class GatewayMember(Member):
     to_portal = gateway_wire.TO_PORTAL
     machine: GatewayState
 
+    def __init__(self, world: World, number: int, outer: str, state_class: type[TunnelState]) -> None:
+        super().__init__(world, number, outer, state_class)
+        self.site: dict[str, tuple[str, ...]] = {}
+        """Names of the site; the gateway looks them up in 5 ms. Others are resolved by the test, or never."""
+
+    def report(self) -> None:
+        before = len(self.events)
+        super().report()
+        for event in self.events[before:]:
+            if isinstance(event, ResolveName) and event.domain in self.site:
+                self.world.at(5 * MILLISECOND, lambda domain=event.domain: self._resolve(domain))  # type: ignore[misc]
+
+    def _resolve(self, domain: str) -> None:
+        self.call(self.machine.handle_resolved, domain, [ipaddress.ip_address(text) for text in self.site[domain]])
+
     def init_message(self) -> gateway_wire.Init:
         return gateway_wire.Init(
             interface=Interface(ipv4=self.ipv4, ipv6=self.ipv6),
@@ -218,7 +242,7 @@ class ScriptedPortal:
     """Forwards what clients and gateways say to each other; what it decides is set by the test."""
 
     world: World
-    resources: dict[str, client_wire.CidrResource] = field(default_factory=dict)
+    resources: dict[str, client_wire.Resource] = field(default_factory=dict)
     hidden: set[tuple[str, str]] = field(default_factory=set)
     """(client, resource) pairs that no policy allows."""
     gateway_for: dict[str, str] = field(default_factory=dict)
@@ -237,7 +261,7 @@ class ScriptedPortal:
 
     # what a test decides
 
-    def add(self, *resources: client_wire.CidrResource) -> None:
+    def add(self, *resources: client_wire.Resource) -> None:
         for resource in resources:
             self.resources[resource.id] = resource
             for client in self.clients():
@@ -297,7 +321,7 @@ class ScriptedPortal:
     def gateways(self) -> list[Member]:
         return [member for member in self.members.values() if isinstance(member, GatewayMember)]
 
-    def resources_of(self, client: str) -> list[client_wire.CidrResource]:
+    def resources_of(self, client: str) -> list[client_wire.Resource]:
         return [resource for resource in self.resources.values() if (client, resource.id) not in self.hidden]
 
     def authorizations_of(self, gateway: str) -> list[gateway_wire.Authorization]:
@@ -360,9 +384,7 @@ class ScriptedPortal:
             gateway,
             gateway_wire.AuthorizeFlow(
                 ref=ref,
-                resource=gateway_wire.CidrResource(
-                    id=resource.id, name=resource.name, address=resource.address, filters=resource.filters
-                ),
+                resource=_at_gateway(resource),
                 client=gateway_wire.Client(
                     id=ClientId(client.id), public_key=PublicKey(client.machine.public_key), preshared_key=psk,
                     ipv4=client.ipv4, ipv6=client.ipv6,
@@ -394,6 +416,21 @@ class ScriptedPortal:
         ours = IceCredentials(username=seed[:4], password=SecretText(seed[8:30]))
         theirs = IceCredentials(username=seed[4:8], password=SecretText(seed[30:52]))
         return ours, theirs, SecretBytes(bytes.fromhex(seed))
+
+
+def _at_gateway(resource: client_wire.Resource) -> gateway_wire.Resource:
+    """A resource as its gateway is told of it."""
+    match resource:
+        case client_wire.CidrResource():
+            return gateway_wire.CidrResource(
+                id=resource.id, name=resource.name, address=resource.address, filters=resource.filters
+            )  # fmt: skip
+        case client_wire.DnsResource():
+            return gateway_wire.DnsResource(
+                id=resource.id, name=resource.name, address=resource.address, filters=resource.filters
+            )  # fmt: skip
+        case client_wire.InternetResource():
+            return gateway_wire.InternetResource(id=resource.id)
 
 
 class World:

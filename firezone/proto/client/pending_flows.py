@@ -28,8 +28,9 @@ MAX_BUFFERED = 128
 class PacketBuffer:
     """Packets in order, without repetitions: an identical packet is not kept twice, a repeated SYN replaces the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_BUFFERED) -> None:
         self.dropped = 0
+        self._limit = limit
         self._packets: dict[bytes | tuple[bytes], bytes] = {}
         """What tells packets apart (of a SYN its flow, of another its bytes), and the packet."""
         self._unanswered: set[bytes | tuple[bytes]] = set()
@@ -47,7 +48,7 @@ class PacketBuffer:
         """Keeps a packet; the oldest goes when there are too many."""
         syn = syn_key(packet, header)
         key = packet if syn is None else (syn,)
-        if key not in self._packets and len(self._packets) == MAX_BUFFERED:
+        if key not in self._packets and len(self._packets) == self._limit:
             oldest = next(iter(self._packets))
             del self._packets[oldest]
             self._unanswered.discard(oldest)

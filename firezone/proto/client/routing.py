@@ -1,9 +1,9 @@
 """Which resource a packet is for, and which networks may be routed without looking at each packet.
 
-Networks before the Internet: whatever a network covers is its business, even if its filters deny it. Of the networks that cover an
-address the best is one whose filters let the packet through, then the longest prefix, then the owner of that prefix, then the
-largest id. So the packet decides; but where everything that could be chosen is served by one gateway, there is nothing to decide,
-and the compiled path takes the network.
+Names go before networks, networks before the Internet: whatever a network covers is its business, even if its filters deny it. Of
+the networks that cover an address the best is one whose filters let the packet through, then the longest prefix, then the owner of
+that prefix, then the largest id. So the packet decides; but where everything that could be chosen is served by one gateway, there
+is nothing to decide, and the compiled path takes the network.
 
 Source: client 15.2; Firezone `rust/libs/connlib/tunnel-proto/src/client/routing.rs`.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from firezone.base.ids import ResourceId
     from firezone.base.net import Address
+    from firezone.proto.client.names import Names
     from firezone.proto.client.resources import ResourceBook
     from firezone.wire.ip import IpHeader
     from firezone.wire.portal.shared import Filter
@@ -47,13 +48,16 @@ class Match:
     resource: wire.Resource
     is_permitted: bool
     """Whether the resource's filters let the packet through."""
+    name: str | None = None
+    """The name that the packet's destination was made up for."""
 
 
 class Routing:
     """Looks resources up for packets. `refresh` must be called when the book has changed."""
 
-    def __init__(self, book: ResourceBook) -> None:
+    def __init__(self, book: ResourceBook, names: Names) -> None:
         self._book = book
+        self._names = names
         self._by_network: dict[Network, list[wire.CidrResource]] = {}
         """Enabled resources of each network, by id."""
         self._lengths: dict[int, list[int]] = {4: [], 6: []}
@@ -80,8 +84,20 @@ class Routing:
         if key not in self._found:
             if len(self._found) >= MAX_FOUND:
                 self._found.clear()
+            if is_proxy(header.destination):
+                # Not remembered without a resource: the address may be given to a name at any time.
+                return self._find_name(header, key)
             self._found[key] = self._find(header)
         return self._found[key]
+
+    def _find_name(self, header: IpHeader, key: tuple[Address, int, int | None]) -> Match | None:
+        name = self._names.name_of(header.destination)
+        candidates = [] if name is None else self._names.candidates(name, header.version)
+        if not candidates:
+            return None
+        best = next((resource for resource in candidates if permits(resource.filters, header)), candidates[0])
+        found = self._found[key] = Match(best, permits(best.filters, header), name)
+        return found
 
     def _find(self, header: IpHeader) -> Match | None:
         if is_closed(header.destination):
@@ -138,6 +154,11 @@ def permits(filters: Iterable[Filter], header: IpHeader) -> bool:
         item.protocol == kind and (kind == "icmp" or (port is not None and item.port_range_start <= port <= item.port_range_end))
         for item in filters
     )
+
+
+def is_proxy(address: Address) -> bool:
+    """Whether an address may stand for a name."""
+    return address in (PROXY_V4 if address.version == 4 else PROXY_V6)
 
 
 def is_closed(address: Address) -> bool:

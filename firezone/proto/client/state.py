@@ -13,18 +13,23 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from firezone.base.errors import NoRelays, UnknownConnection
+from firezone.base.errors import NoRelays, UnknownConnection, WireError
 from firezone.base.ids import ConnectionId, GatewayId, PeerRow, ResourceId
+from firezone.base.net import PROXY_V4, PROXY_V6
 from firezone.base.timing import earliest
 from firezone.kernels.types import Reason
-from firezone.proto.client.gateways import Gateways
+from firezone.proto.client.gateways import GatewayOnClient, Gateways
+from firezone.proto.client.name_nat import SetUp
+from firezone.proto.client.names import Names
 from firezone.proto.client.pending_flows import PendingFlows
 from firezone.proto.client.refusals import Refusals
 from firezone.proto.client.resources import ResourceBook, ResourceView, Status
-from firezone.proto.client.routing import FIXED_ROUTES, INTERNET, Routing, closed_within
+from firezone.proto.client.routing import FIXED_ROUTES, INTERNET, Routing, closed_within, is_proxy
+from firezone.proto.dns.stub_resolver import StubResolver
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import PortalWanted, ReconnectPortal, TunnelState, credentials
 from firezone.proto.updates import PeerFilterSet
+from firezone.wire.control import ControlEvent, decode_control, decode_domain_status
 from firezone.wire.ip import ICMP, ICMPV6, TCP, UDP, IpHeader, decode_ip, prohibited, unreachable
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import RelaysPresence
@@ -61,12 +66,20 @@ class ResourcesUpdated:
 class ClientState(TunnelState):
     """The client's machine."""
 
-    def __init__(self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None) -> None:
+    def __init__(
+        self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None,
+        is_one_resource_per_name: bool = True,
+    ) -> None:  # fmt: skip
+        """`is_one_resource_per_name`: what gateways of the first protocol version need, see `proto.client.names`."""
         super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc, channels=channels)
         self._book = ResourceBook()
-        self._routing = Routing(self._book)
         self._pending = PendingFlows()
         self._gateways = Gateways()
+        self._resolver = StubResolver()
+        self._names = Names(
+            self._resolver, self._book, self._gateways, is_one_resource_per_name=is_one_resource_per_name
+        )  # fmt: skip
+        self._routing = Routing(self._book, self._names)
         self._refusals = Refusals()
         self._own: tuple[Address, ...] = ()
         self._tun_config: TunConfig | None = None
@@ -88,8 +101,10 @@ class ClientState(TunnelState):
         """Switches resources off (and others on again); traffic of those switched off ends at once."""
         newly_off = disabled - self._book.disabled
         self._book.disabled = set(disabled)
-        for resource in sorted(newly_off):
-            self._deactivate(resource, now)
+        for number in sorted(newly_off):
+            self._deactivate(number, now)
+        for resource in self._book.resources.values():
+            self._activate(resource)
         self._refresh(now)
 
     def set_internet_resource_state(self, is_on: bool, now: Instant) -> None:
@@ -138,17 +153,21 @@ class ClientState(TunnelState):
                 self._create_flow(message, now)
             case wire.FlowCreationFailed():
                 self._fail_flow(message, now)
-            case wire.IceCandidates(gateway_id=gateway, candidates=lines):
-                for line in lines:
-                    self.node.add_remote_candidate(ConnectionId(gateway), line, now)
-            case wire.InvalidateIceCandidates(gateway_id=gateway, candidates=lines):
-                for line in lines:
-                    self.node.remove_remote_candidate(ConnectionId(gateway), line, now)
+            case wire.IceCandidates() | wire.InvalidateIceCandidates():
+                self._take_candidates(message, now)
+                return
             case RelaysPresence(disconnected_ids=gone, connected=relays):
                 self._update_relays(gone, relays, now)
             case _:
                 assert_never(message)
         self._refresh(now)
+
+    def _take_candidates(self, message: wire.IceCandidates | wire.InvalidateIceCandidates, now: Instant) -> None:
+        is_new = isinstance(message, wire.IceCandidates)
+        take = self.node.add_remote_candidate if is_new else self.node.remove_remote_candidate
+        for line in message.candidates:
+            take(ConnectionId(message.gateway_id), line, now)
+        self._drain_node(now)
 
     def _set_resources(self, resources: Iterable[wire.Resource], now: Instant) -> None:
         """Applies a whole list without touching what stays in it."""
@@ -163,6 +182,11 @@ class ClientState(TunnelState):
         if self._book.must_restart(resource):
             self._remove_resource(resource.id, now)
         self._book.resources[resource.id] = resource
+        self._activate(resource)
+
+    def _activate(self, resource: wire.Resource) -> None:
+        if isinstance(resource, wire.DnsResource) and self._book.is_enabled(resource):
+            self._names.add(resource)
 
     def _remove_resource(self, resource_id: ResourceId, now: Instant) -> None:
         self._deactivate(resource_id, now)
@@ -171,9 +195,11 @@ class ClientState(TunnelState):
     def _deactivate(self, resource_id: ResourceId, now: Instant) -> None:
         """Ends a resource's traffic; a gateway without any resource left is told goodbye."""
         self._pending.take(resource_id)
+        self._names.remove(resource_id)
         self._release(resource_id, now)
 
     def _release(self, resource: ResourceId, now: Instant) -> None:
+        self._names.nat.forget_resource(resource)
         if (cid := self._gateways.release(resource)) is not None:
             self.node.close_connection(cid, now)
             self._on_gone(cid, now)
@@ -200,11 +226,12 @@ class ClientState(TunnelState):
         if self.node.row_of(cid) != former_row:
             # On new terms it may be to a gateway that was started anew: each resource must be asked for again.
             self._gateways.forget_authorizations(cid)
+            self._names.nat.forget_connection(cid)
         if self._gateways.of(resource.id) not in (None, cid):
             self._release(resource.id, now)
         self._gateways.assign(message, cid)
         for packet in packets:
-            self._encapsulate(cid, packet, now)
+            self._forward(packet, decode_ip(packet), now)
 
     def _fail_flow(self, message: wire.FlowCreationFailed, now: Instant) -> None:
         resource = self._book.resources.get(message.resource_id)
@@ -229,17 +256,25 @@ class ClientState(TunnelState):
         if gateway is not None:
             self._encapsulate(gateway, packet, now)
             return
+        self._forward(packet, header, now)
+
+    def _forward(self, packet: bytes, header: IpHeader, now: Instant) -> None:
         match = self._routing.match(header)
         if match is None:
+            if is_proxy(header.destination) and self._names.name_of(header.destination) is not None:
+                self._refuse(packet, unreachable, now)  # The name was a resource's once.
             return
         resource = match.resource.id
         cid = self._gateways.of(resource)
         if not match.is_permitted:
             self._refuse(packet, prohibited, now)
-        elif cid is not None and self.node.row_of(cid) is not None:
+        elif cid is None or self.node.row_of(cid) is None:
+            if self._pending.add(resource, packet, header, now):
+                self._ask_for(resource)
+        elif match.name is None:
             self._encapsulate(cid, packet, now)
-        elif self._pending.add(resource, packet, header, now):
-            self._ask_for(resource)
+        else:
+            self._send_to_name(cid, match.name, resource, packet, header, now)
 
     def _refuse(self, packet: bytes, answer: Callable[[bytes], bytes], now: Instant) -> None:
         """Tells the sender of a packet that it goes nowhere, at a bounded rate."""
@@ -276,11 +311,74 @@ class ClientState(TunnelState):
             self._handle_control(cid, packet, now)
             return
         header = decode_ip(packet)
-        allowed = self._allowed_sources(cid)
-        if header.destination in self._own and any(
-            header.source.version == network.version and header.source in network for network in allowed
-        ):
+        if header.destination in self._own and self._may_send_from(cid, header.source):
             self._packets.append(packet)
+
+    # names
+
+    def _send_to_name(
+        self, cid: ConnectionId, name: str, resource: ResourceId, packet: bytes, header: IpHeader, now: Instant
+    ) -> None:
+        """Sends a packet to a name once its gateway knows which name that is; the announcement goes first."""
+        set_up = self._names.nat.get(cid, name, resource) or self._tell_of(cid, name, resource, now)
+        if self._names.nat.get(cid, name, resource) is not set_up:
+            return  # The connection has just ended.
+        is_first = not set_up.is_used
+        may_pass, must_announce = self._names.nat.handle_packet(cid, set_up, packet, header, now)
+        if must_announce:
+            self._encapsulate(cid, set_up.announcement, now)
+        if may_pass:
+            self._encapsulate(cid, packet, now)
+        if is_first:
+            self._sync_name(name)
+
+    def _tell_of(self, cid: ConnectionId, name: str, resource: ResourceId, now: Instant) -> SetUp:
+        set_up = self._names.begin(cid, name, resource, now)
+        self._add_remote(cid, set_up.networks)
+        self._encapsulate(cid, set_up.announcement, now)
+        if self._names.nat.has_shrunk:
+            self._names.nat.has_shrunk = False
+            self._sync()
+        return set_up
+
+    def _on_name_asked(self, name: str, now: Instant) -> None:
+        """Tells gateways of a name that a program is about to use, and again of those that did not answer."""
+        for cid, resource in list(self._names.to_announce(name)):
+            set_up = self._names.nat.get(cid, name, resource)
+            if self.node.row_of(cid) is None:
+                continue
+            if set_up is None:
+                self._tell_of(cid, name, resource, now)
+            elif self._names.nat.handle_query(cid, set_up, now):
+                self._encapsulate(cid, set_up.announcement, now)
+        for cid, set_up in self._names.nat.take_due(now):
+            self._encapsulate(cid, set_up.announcement, now)
+        self._sync_name(name)
+
+    def _handle_control(self, cid: ConnectionId, packet: bytes, now: Instant) -> None:
+        super()._handle_control(cid, packet, now)
+        try:
+            control = decode_control(packet)
+            told = decode_domain_status(control.body) if control.event == ControlEvent.DOMAIN_STATUS else None
+        except WireError:
+            return
+        if told is None:
+            return
+        answered = self._names.nat.handle_status(cid, told.domain, told.resource, is_active=told.is_active)
+        if answered is not None:
+            set_up, released = answered
+            for waiting in released:
+                self._encapsulate(cid, waiting, now)
+            self._sync_name(set_up.name)
+
+    def _sync_name(self, name: str) -> None:
+        """Brings the routes of one name in line, as names come and go too often to look at all of them each time."""
+        for network, cid in self._names.routes_of(name):
+            row = None if cid is None else self.node.row_of(cid)
+            if row is None:
+                self._remove_route(network)
+            else:
+                self._set_route(network, row)
 
     # time
 
@@ -309,6 +407,7 @@ class ClientState(TunnelState):
 
     def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
         gateway = self._gateways.remove(cid)
+        self._names.nat.forget_connection(cid)
         if gateway is not None:
             self._book.set_site_status([gateway.site], Status.UNKNOWN)
         self._set_filter(cid, None)
@@ -329,6 +428,9 @@ class ClientState(TunnelState):
         for network, resources in self._routing.networks():
             routes |= {network: self._row_for(resources)} | dict.fromkeys(closed_within(network))
         local = tuple(ipaddress.ip_network(address) for address in self._own)
+        if self._names.had_any:
+            routes |= dict.fromkeys((PROXY_V4, PROXY_V6))
+        routes |= {network: self.node.row_of(cid) for network, cid in self._names.routes()}
         for cid, gateway in self._gateways.items():
             row = self.node.row_of(cid)
             routes |= dict.fromkeys(gateway.networks, row)
@@ -341,10 +443,17 @@ class ClientState(TunnelState):
         cid = serving.pop() if len(serving) == 1 else None
         return None if cid is None else self.node.row_of(cid)
 
+    def _may_send_from(self, cid: ConnectionId, source: Address) -> bool:
+        if is_proxy(source):
+            return self._names.may_send_from(cid, source)
+        gateway = self._gateways.get(cid)
+        return gateway is not None and any(source in network for network in self._networks_of(gateway))
+
     def _allowed_sources(self, cid: ConnectionId) -> tuple[Network, ...]:
         gateway = self._gateways.get(cid)
-        if gateway is None:
-            return ()
+        return () if gateway is None else (*self._networks_of(gateway), *self._names.sources(cid))
+
+    def _networks_of(self, gateway: GatewayOnClient) -> list[Network]:
         sources = list(gateway.networks)
         for number in gateway.resources:
             match self._book.resources.get(number):
@@ -352,7 +461,7 @@ class ClientState(TunnelState):
                     sources.append(address)
                 case wire.InternetResource():
                     sources.extend(INTERNET)
-        return tuple(sources)
+        return sources
 
     def _announce(self) -> None:
         if self._own:

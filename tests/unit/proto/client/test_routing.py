@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from firezone.base.ids import ResourceId
+from firezone.proto.client.gateways import Gateways
+from firezone.proto.client.names import Names
 from firezone.proto.client.resources import ResourceBook
 from firezone.proto.client.routing import MAX_FOUND, Match, Routing, permits
+from firezone.proto.dns.stub_resolver import StubResolver
 from firezone.wire.ip import decode_ip
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import Filter
@@ -21,9 +24,15 @@ NAMES = Filter(protocol="udp", port_range_start=53, port_range_end=53)
 # whom a packet is for
 
 
-def match(known: ResourceBook, packet: bytes) -> tuple[str, bool] | None:
-    routing = Routing(known)
+def routing_of(known: ResourceBook, *, is_one_resource_per_name: bool = False) -> Routing:
+    names = Names(StubResolver(), known, Gateways(), is_one_resource_per_name=is_one_resource_per_name)
+    routing = Routing(known, names)
     routing.refresh()
+    return routing
+
+
+def match(known: ResourceBook, packet: bytes) -> tuple[str, bool] | None:
+    routing = routing_of(known)
     found = routing.match(decode_ip(packet))
     return None if found is None else (found.resource.id, found.is_permitted)
 
@@ -52,8 +61,7 @@ def test_of_equals_the_active_one_is_asked_for() -> None:
 
 def test_what_was_found_is_forgotten_with_every_change_and_bounded() -> None:
     known = book(cidr(1, "10.0.0.0/24"))
-    routing = Routing(known)
-    routing.refresh()
+    routing = routing_of(known)
     header = decode_ip(packets.udp(OWN, "10.0.0.7"))
     assert routing.match(header) == Match(known.resources[ResourceId(uid(1))], True)
     add(known, cidr(2, "10.0.0.7/32"))
@@ -139,7 +147,6 @@ def test_rivals_are_found_without_walking_all_resources() -> None:
     """Of 5000 filtered networks with a common cover each has one rival; a walk over all would take 25 million steps."""
     networks = [cidr(100 + n, f"10.{n >> 8}.{n & 255}.0/24", WEB) for n in range(5000)]
     known = book(cidr(1, "10.0.0.0/8", NAMES), *networks)
-    routing = Routing(known)
-    routing.refresh()
+    routing = routing_of(known)
     found = dict(routing.networks())
     assert all(found[resource.address] == [resource.id, uid(1)] for resource in networks)

@@ -10,6 +10,7 @@ from firezone.proto.gateway.state import AccessChanged
 from firezone.proto.tunnel_state import ConnectionChanged
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.ip import decode_ip
+from firezone.wire.portal import client as client_wire
 from firezone.wire.portal import gateway as wire
 from firezone.wire.portal.shared import Filter, Interface
 from tests.harness import packets
@@ -49,7 +50,9 @@ class Bench:
     def ask(self, number: int) -> None:
         """Lets the client ask for a resource in earnest, by a packet."""
         self.world.run(0.1)
-        address = self.world.portal.resources[uid(number)].address
+        resource = self.world.portal.resources[uid(number)]
+        assert isinstance(resource, client_wire.CidrResource)
+        address = resource.address
         server = str(address.network_address)
         source = self.client.ipv4 if address.version == 4 else self.client.ipv6
         self.client.send(packets.udp(str(source), server))

@@ -1,0 +1,68 @@
+"""A client alone that asks for names, and what it tells gateways of them."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from firezone.base.ids import ConnectionId, ResourceId
+from firezone.wire.control import AssignedIps, ControlEvent, decode_assigned_ips, decode_control, encode_domain_status
+from firezone.wire.portal import client as wire
+from tests.harness.roles import dns, uid
+from tests.unit.proto.client.bench import Client, granted
+
+PATTERN, NAME, OTHER = "*.corp.test", "app.corp.test", "db.corp.test"
+GATEWAY = ConnectionId(uid(2))
+
+
+class NamesClient(Client):
+    """Its gateways never come up: what it would send them waits where it can be read."""
+
+    def ask(self, name: str = NAME, version: int = 4) -> str:
+        """A program asks for a name; returns the first address of the answer."""
+        self.state._resolver.proxies.assign(name)
+        self.state._on_name_asked(name, self.now)
+        return next(str(a) for a in self.state._resolver.proxies.of_name(name) if a.version == version)
+
+    def waiting(self, gateway: int = 2) -> list[bytes | AssignedIps]:
+        """What the connection with a gateway was given since the last call, announcements decoded."""
+        connection = next(c for c in self.state.node._connections if c.cid == uid(gateway))
+        found: list[bytes | AssignedIps] = []
+        while connection._packets:
+            packet = connection._packets.popleft()
+            is_control = packet[0] >> 4 == 6 and packet[6] == 0xFF
+            found.append(decode_assigned_ips(decode_control(packet).body) if is_control else packet)
+        return found
+
+    def told(self, gateway: int = 2) -> list[tuple[str, str, int]]:
+        """Name, resource and number of addresses of the announcements since the last call."""
+        return [(a.domain, a.resource, len(a.proxy_ips)) for a in self.waiting(gateway) if isinstance(a, AssignedIps)]
+
+    def status(self, name: str = NAME, resource: int = 20, gateway: int = 2, *, is_active: bool = True) -> None:
+        packet = encode_domain_status(ResourceId(uid(resource)), name, is_active=is_active)
+        assert decode_control(packet).event == ControlEvent.DOMAIN_STATUS
+        self.state._handle_control(ConnectionId(uid(gateway)), packet, self.now)
+
+    def table(self) -> dict[str, int | None]:
+        """All routes of the compiled tables within the proxy range."""
+        return {
+            str(network): row for network, row in self.state._routes.items()
+            if network.prefixlen in (32, 128) and self.state._names.name_of(network.network_address) is not None
+        }  # fmt: skip
+
+    def proxies(self, name: str = NAME, version: int | None = None) -> list[str]:
+        return [str(ipaddress.ip_network(a)) for a in self.state._resolver.proxies.of_name(name) if version in (None, a.version)]
+
+
+def named(*resources: wire.Resource, has_flow: bool = True) -> NamesClient:
+    """A client that has asked for NAME, and whose resource 20 has a gateway that was told nothing yet."""
+    from tests.unit.proto.client.bench import udp
+
+    client = NamesClient(*(resources or (dns(20, PATTERN),)))
+    if has_flow:
+        client.send(udp(client.ask("first.corp.test")))
+        client.tell(granted(20))
+        client.status("first.corp.test")
+        client.waiting()
+        client.events()
+        client.updates()
+    return client
