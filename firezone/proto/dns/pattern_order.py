@@ -1,7 +1,7 @@
 """Which of several patterns that match a name is the more specific, and finding them without trying them all.
 
-Source: client 3.3. The order compares patterns from the right; at the first difference the end of a pattern comes first, then literal
-characters, the larger one first, then `?`, then `*`.
+Source: client 3.3. The order compares patterns from the right; at the first difference the end of a pattern comes first, then
+literal characters, the larger one first, then `?`, then `*`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PatternIndex:
 
     def matching(self, name: str) -> list[str]:
         """Returns the patterns that match a name, the most specific first."""
-        name = name.lower()
+        name = name.lower().removesuffix(".")
         found = {
             pattern for end in _ends(name) for pattern in self._patterns.get(end, ()) if pattern == name or matches(pattern, name)
         }
