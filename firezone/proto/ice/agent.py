@@ -2,8 +2,12 @@
 
 Theory of operation. Every local candidate that can send (host, relay) is paired with every remote one of its family; there is
 no Frozen state and no pacing. Pairs that are due are checked, see `pair`. The controlling side selects the best pair that ever
-succeeded and nominates it at once, and again whenever a better one succeeds; the controlled side selects the best pair it saw
-nominated. Selection is announced *before* the nominating check is confirmed: WireGuard's handshake travels beside it.
+succeeded and nominates it at once, and again whenever a better one succeeds; the controlled side selects the pair it saw
+nominated last. Selection is announced *before* the nominating check is confirmed: WireGuard's handshake travels beside it.
+
+Both ends rank pairs differently: an address behind a NAT is a host candidate here and a reflexive one there. If the controlled
+side took the best of all nominated pairs, as the original does, each end could send through another relay. So we nominate only the
+selected pair, and checks of a former one, which come without USE-CANDIDATE from then on, end a nomination that was overtaken.
 
 What it may not do is judge a peer by anything unauthenticated: requests carry both username fragments and an HMAC under our
 password, answers belong to a check of ours and carry one under the peer's.
@@ -15,11 +19,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import MutableMapping
+from dataclasses import replace
 
 from firezone.base.net import Endpoint
 from firezone.base.rng import Rng
 from firezone.base.timing import Instant
-from firezone.proto.ice.candidates import CandidateSet
+from firezone.proto.ice.candidates import CandidateSet, ReflexiveSet
 from firezone.proto.ice.checks import (
     ROLE_CONFLICT,
     BindingRequest,
@@ -31,7 +36,7 @@ from firezone.proto.ice.checks import (
 )
 from firezone.proto.ice.events import IceEvent, IceState, IceTransmit, Nominated, StateChanged
 from firezone.proto.ice.pair import ACTIVE, Check, Pair, Timings
-from firezone.proto.ice.preference import candidate_priority, check_priority, is_usable, local_preference
+from firezone.proto.ice.preference import check_priority, is_usable
 from firezone.wire.candidate import Candidate, CandidateKind
 from firezone.wire.stun import TRANSACTION_ID_SIZE, Attribute, MessageClass, Method, Received
 
@@ -66,7 +71,7 @@ class IceAgent:
         self._timings = timings
         self._local = CandidateSet()
         self._remote = CandidateSet()
-        self._reflexive: dict[tuple[Endpoint, Endpoint], Candidate] = {}
+        self._reflexive = ReflexiveSet()
         self._pairs: list[Pair] = []
         self._selected: Pair | None = None
         self._checked: dict[bytes, Pair] = {}
@@ -85,19 +90,19 @@ class IceAgent:
         if not is_usable(candidate.endpoint):
             return None
         if candidate.kind is CandidateKind.SERVER_REFLEXIVE:
-            return self._add_reflexive(candidate)
+            return self._reflexive.add(self._with_ufrag(candidate))
         ranked = self._local.prioritise(candidate, crosses_family=crosses_family)
         return self._add_ranked_local(self._with_ufrag(ranked), now)
 
     def local_candidates(self) -> list[Candidate]:
         """Returns all live candidates as announced, best first. For a peer that lost its half of the connection."""
-        everything = self._local.live() + list(self._reflexive.values())
+        everything = [*self._local.live(), *self._reflexive]
         return sorted(everything, key=lambda candidate: -candidate.priority)
 
     def invalidate_local(self, candidate: Candidate, now: Instant) -> Candidate | None:
         """Gives up a candidate of ours. Returns what to announce as invalid; None if it was not known."""
         if candidate.kind is CandidateKind.SERVER_REFLEXIVE:
-            return self._reflexive.pop((candidate.endpoint, candidate.base), None)
+            return self._reflexive.remove(candidate)
         entry = self._local.find(candidate)
         if entry is None or entry.is_discarded:
             return None
@@ -238,26 +243,7 @@ class IceAgent:
     # Candidates, in detail
 
     def _with_ufrag(self, candidate: Candidate) -> Candidate:
-        return Candidate(
-            candidate.kind,
-            candidate.endpoint,
-            candidate.priority,
-            candidate.base,
-            related=candidate.related,
-            ufrag=self.local_credentials.ufrag,
-        )
-
-    def _add_reflexive(self, candidate: Candidate) -> Candidate | None:
-        """Without a NAT it is the host candidate, and the peer gains nothing by hearing of one address twice."""
-        known = {seen for seen, _ in self._reflexive}
-        if candidate.endpoint in known or candidate.endpoint == candidate.base or len(known) >= MAX_PAIRS:
-            return None
-        is_ipv4 = candidate.endpoint.is_ipv4
-        earlier = sum(seen.is_ipv4 == is_ipv4 for seen in known)
-        preference = local_preference(candidate.kind, is_ipv4=is_ipv4, earlier=earlier)
-        announced = self._with_ufrag(candidate.with_priority(candidate_priority(candidate.kind, preference)))
-        self._reflexive[candidate.endpoint, candidate.base] = announced
-        return announced
+        return replace(candidate, ufrag=self.local_credentials.ufrag)
 
     def _add_ranked_local(self, candidate: Candidate, now: Instant) -> Candidate | None:
         """Applies the rules for duplicates: equal are candidates with the same address and base."""
@@ -389,8 +375,14 @@ class IceAgent:
     def _heed(self, pair: Pair, request: BindingRequest, now: Instant) -> None:
         """Takes what a request says about its pair."""
         pair.record_peer_check(now)
-        if request.use_candidate and not self.is_controlling and not pair.is_nominated:
+        if self.is_controlling or request.use_candidate == pair.is_nominated:
+            return
+        if request.use_candidate:
             pair.nominate(now)
+        elif any(other.is_nominated for other in self._pairs if other is not pair):
+            pair.unnominate()
+            if self._selected is pair:
+                self._selected = None
 
     def _remote_of(self, endpoint: Endpoint, request: BindingRequest, now: Instant) -> Candidate | None:
         """Returns the candidate a request came from, made up if need be; None if it was invalidated (or there are too many)."""
@@ -452,29 +444,41 @@ class IceAgent:
 
     def _evaluate(self, now: Instant) -> None:
         """Removes dead pairs, selects and nominates the best, tells the state."""
-        for pair in list(self._pairs):
-            dies_at = pair.dies_at(self._timings)
-            if dies_at is not None and now >= dies_at:
-                self._remove(pair)
+        for pair in [pair for pair in self._pairs if pair.is_dead(self._timings, now)]:
+            self._remove(pair)
         self._select(now)
         self._enter(self._judge())
 
     def _select(self, now: Instant) -> None:
-        """Pairs are sorted, so the first that qualifies is the best; the selected one stays if it is as good.
+        """Selects what is better than the selected pair, and nominates it alone if the choice is ours.
 
         Unless the peer's NAT has given it another address: then two pairs are the same but for that, and the one that the peer
         checks now is the one that works (the original notices when the other has died, after 16 s).
         """
-        best = next((pair for pair in self._pairs if self._qualifies(pair)), None)
-        selected = self._selected
-        if best is not None and selected is not None and selected.priority == best.priority:
+        best, selected = self._best(), self._selected
+        if selected is not None and (
+            best is selected or (self.is_controlling and best is not None and best.priority == selected.priority)
+        ):
             best = next((pair for pair in self._pairs if self._qualifies(pair) and pair.has_moved_from(selected)), None)
         if best is None:
             return
+        if self.is_controlling and selected is not None:
+            selected.unnominate()
         if self.is_controlling and not best.is_nominated:
             best.nominate(now)
+        best.nominated_at = now
         self._selected = best
         self._events.append(Nominated(best.local.base, best.remote.endpoint))
+
+    def _best(self) -> Pair | None:
+        """Pairs are sorted, so of equals the first is the best.
+
+        A later nomination counts when its way has answered us: who repeats a check of the peer from elsewhere cannot answer.
+        """
+        qualified = [pair for pair in self._pairs if self._qualifies(pair)]
+        if self.is_controlling:
+            return qualified[0] if qualified else None
+        return max(qualified, key=lambda pair: (pair.has_succeeded, pair.nominated_at), default=None)
 
     def _qualifies(self, pair: Pair) -> bool:
         return pair.has_succeeded if self.is_controlling else pair.is_nominated

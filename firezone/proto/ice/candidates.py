@@ -11,6 +11,8 @@ from firezone.wire.candidate import Candidate, CandidateKind
 
 MAX_CANDIDATES = 200
 """Of one side. Twice the pairs an agent keeps; a peer that announces more gains nothing by it."""
+MAX_REFLEXIVE = 100
+"""Reflexive addresses announced to a peer: as many as it could pair with."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,35 @@ class CandidateSet:
         )
         preference = local_preference(candidate.kind, is_ipv4=is_ipv4, earlier=earlier, crosses_family=crosses_family)
         return candidate.with_priority(candidate_priority(candidate.kind, preference))
+
+
+class ReflexiveSet:
+    """Our server-reflexive candidates, in the order they came: announced and never paired."""
+
+    def __init__(self) -> None:
+        self._candidates: dict[tuple[Endpoint, Endpoint], Candidate] = {}
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._candidates.values())
+
+    def add(self, candidate: Candidate) -> Candidate | None:
+        """Returns what to announce, with its priority; None if the candidate adds nothing.
+
+        Without a NAT it is the host candidate, and the peer gains nothing by hearing of one address twice.
+        """
+        known = {endpoint for endpoint, _ in self._candidates}
+        if candidate.endpoint in known or candidate.endpoint == candidate.base or len(known) >= MAX_REFLEXIVE:
+            return None
+        is_ipv4 = candidate.endpoint.is_ipv4
+        earlier = sum(endpoint.is_ipv4 == is_ipv4 for endpoint in known)
+        preference = local_preference(candidate.kind, is_ipv4=is_ipv4, earlier=earlier)
+        announced = candidate.with_priority(candidate_priority(candidate.kind, preference))
+        self._candidates[candidate.endpoint, candidate.base] = announced
+        return announced
+
+    def remove(self, candidate: Candidate) -> Candidate | None:
+        """Forgets a candidate. Returns it as announced; None if it was not known."""
+        return self._candidates.pop((candidate.endpoint, candidate.base), None)
 
 
 def host_candidate(endpoint: Endpoint) -> Candidate:

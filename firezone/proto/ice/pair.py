@@ -79,6 +79,7 @@ class Pair:
         "last_peer_check_at",
         "local",
         "next_due",
+        "nominated_at",
         "nomination",
         "priority",
         "remote",
@@ -91,6 +92,8 @@ class Pair:
         self.priority = 0
         self.checks: deque[Check] = deque()
         self.nomination = Nomination.NONE
+        self.nominated_at: Instant = 0
+        """When it was nominated last."""
         self.has_succeeded = False
         self.last_peer_check_at: Instant | None = None
         self.next_due = now
@@ -115,10 +118,10 @@ class Pair:
     def nominate(self, now: Instant) -> None:
         """Wants this pair: its next check leaves ahead of all others."""
         self.nomination = Nomination.WANTED
-        self.next_due = now
+        self.nominated_at = self.next_due = now
 
     def unnominate(self) -> None:
-        """Takes the choice back: our role changed."""
+        """Takes the choice back: another pair was chosen, or our role changed."""
         self.nomination = Nomination.NONE
 
     def has_moved_from(self, former: Pair) -> bool:
@@ -178,13 +181,17 @@ class Pair:
 
     def dies_at(self, timings: Timings) -> Instant | None:
         """Returns when the pair is given up unless something is heard; None while checks are still to be sent."""
-        unanswered, _ = self._unanswered()
-        if len(self.checks) < timings.attempts or unanswered < timings.attempts:
+        if len(self.checks) < timings.attempts or self._unanswered()[0] < timings.attempts:
             return None
         deadline = self.checks[-1].sent_at + _delay(timings.attempts, timings)
         if self.last_peer_check_at is not None:
             deadline = max(deadline, self.last_peer_check_at + PEER_CHECK_COUNTS_FOR)
         return deadline
+
+    def is_dead(self, timings: Timings, now: Instant) -> bool:
+        """Tells whether the pair is to be given up."""
+        dies_at = self.dies_at(timings)
+        return dies_at is not None and now >= dies_at
 
     def _unanswered(self) -> tuple[int, Instant]:
         """Returns how many of the latest checks are unanswered, and when the first of them was sent."""

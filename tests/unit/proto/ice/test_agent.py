@@ -14,9 +14,9 @@ from firezone.proto.ice.agent import MAX_PAIRS, IceAgent
 from firezone.proto.ice.candidates import reflexive_candidate, relay_candidate
 from firezone.proto.ice.checks import IceCredentials, encode_request, encode_role_conflict, encode_success
 from firezone.proto.ice.events import IceState, IceTransmit, Nominated
-from firezone.proto.ice.pair import IDLE
+from firezone.proto.ice.pair import IDLE, Pair
 from firezone.wire import stun
-from firezone.wire.candidate import CandidateKind, decode_candidate, encode_candidate
+from firezone.wire.candidate import Candidate, CandidateKind, decode_candidate, encode_candidate
 from tests.harness.ice import CONTROLLED, CONTROLLING, START, Link, Side, agent, host
 
 OURS = Endpoint.from_text("192.0.2.1", 52625)
@@ -112,6 +112,45 @@ def test_a_better_pair_that_succeeds_later_is_nominated_too() -> None:
     link.run(1)
     for side in (link.left, link.right):
         assert not side.nominated[-1][1].source.is_ipv4
+
+
+def with_two_ways() -> tuple[Link, Candidate, Candidate]:
+    """Returns agents that use a way, and two candidates of the right side: the one in use and another."""
+    link = connected()
+    first = link.right.agent.local_candidates()[0]
+    second = link.right.agent.add_local(host("198.51.100.2"), link.now)
+    assert second is not None
+    return link, first, second
+
+
+def test_a_pair_that_was_overtaken_is_checked_without_use_candidate() -> None:
+    link, first, second = with_two_ways()
+    link.left.agent.add_remote(second.with_priority(first.priority + 1), link.now)
+    link.run(0.5)
+    since = link.now
+    link.run(5)
+    nominating = {
+        sent.destination: stun.decode(sent.payload).message.get(stun.Attribute.USE_CANDIDATE) is not None
+        for at, sent in link.left.sent
+        if at > since and stun.decode(sent.payload).message.message_class is stun.MessageClass.REQUEST
+    }
+    assert nominating == {first.endpoint: False, second.endpoint: True}
+
+
+@pytest.mark.parametrize("is_original", [False, True], ids=["ours", "original"])
+def test_the_controlled_side_follows_the_other_though_it_ranks_otherwise(
+    is_original: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, first, second = with_two_ways()
+    if is_original:  # Firezone's agent goes on nominating what it once did.
+        monkeypatch.setattr(Pair, "unnominate", lambda _: None)
+    # Only the left side knows the second way as the better one: to the right it is a later and so a lesser candidate.
+    link.left.agent.add_remote(second.with_priority(first.priority + 1), link.now)
+    link.run(5)
+    assert link.left.nominated[-1][1].destination == second.endpoint
+    assert link.right.nominated[-1][1].source == second.endpoint
+    ranks = [pair.local.endpoint for pair in link.right.agent.pairs]
+    assert ranks == [first.endpoint, second.endpoint]
 
 
 def test_a_relay_pair_is_outranked_by_a_direct_one() -> None:

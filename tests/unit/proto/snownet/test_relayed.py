@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from firezone.base.errors import StateError
 from firezone.base.ids import RelayId
+from firezone.base.net import Endpoint
 from firezone.base.timing import MILLISECOND, SECOND
 from firezone.proto.snownet.connection import ConnectionState
 from firezone.proto.snownet.events import ConnectionFailed, InvalidateIceCandidate, NewIceCandidate, NoRelaysLeft, RelayLost
@@ -100,6 +101,36 @@ def test_peers_that_reach_only_relays_connect_over_them(count: int, family: str,
             path = one.node.path_of(other.name)
             assert path is not None
             assert path.is_relayed
+
+
+def lent_on_the_way(world: World, host: Host, peer: Host) -> set[Endpoint]:
+    """Returns the addresses of relays that what `host` sends passes through."""
+    path = host.node.path_of(peer.name)
+    assert path is not None
+    return {end for end in (path.local, path.remote) for model in world.relays if model.owns(end)}
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("nats", [False, True])
+def test_both_ends_settle_on_one_way_through_the_relays(seed: int, nats: bool) -> None:
+    world = World(seed)
+    for number, address in enumerate(RELAYS["4"]):
+        world.relay(address, name=f"relay{number}")
+    client = world.client("192.0.2.1", nat=Nat("203.0.113.101") if nats else None)
+    gateway = world.gateway("198.51.100.1", "198.51.100.77", nat=Nat("203.0.113.102", first_port=45000) if nats else None)
+    block_direct(world)
+    # Every datagram takes its own time, so that nominations overtake each other.
+    world.delays = lambda _: (world.random.randrange(2 * MILLISECOND, 40 * MILLISECOND),)
+    world.hand_out()
+    world.run(2)
+    world.authorize(client, gateway)
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 5)
+    world.run(4)
+    assert lent_on_the_way(world, client, gateway) == lent_on_the_way(world, gateway, client)
+    chosen = client.node.path_of(gateway.name)
+    world.run(30)
+    assert client.node.path_of(gateway.name) == chosen
+    assert exchange(client, gateway)
 
 
 def test_client_sends_one_initiation_over_the_relay() -> None:
