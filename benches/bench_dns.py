@@ -10,8 +10,8 @@ import pytest
 
 from firezone.base.ids import ResourceId
 from firezone.proto.dns.cache import AnswerCache
-from firezone.proto.dns.messages import read_question
 from firezone.proto.dns.stub_resolver import Local, StubResolver
+from firezone.wire.dns import read_question
 
 QUESTIONS = 1000
 

@@ -12,6 +12,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from firezone.wire.dns import HEADER, is_answer_to, read_question
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 MAX_UDP_ANSWER = 4096
 """More than any server may send to a question without EDNS or with our 1232."""
-_HEADER = 12
 
 
 async def ask_udp(server: Endpoint, query: bytes, *, mark: int | None) -> bytes:
@@ -28,7 +29,7 @@ async def ask_udp(server: Endpoint, query: bytes, *, mark: int | None) -> bytes:
     with _socket(server, socket.SOCK_DGRAM, mark) as sock:
         await loop.sock_connect(sock, (server.host, server.port))
         await loop.sock_sendall(sock, query)
-        while not is_answer(answer := await loop.sock_recv(sock, MAX_UDP_ANSWER), query):
+        while not _is_answer(answer := await loop.sock_recv(sock, MAX_UDP_ANSWER), query):
             pass
         return answer
 
@@ -41,30 +42,23 @@ async def ask_tcp(server: Endpoint, query: bytes, *, mark: int | None) -> bytes:
         await loop.sock_sendall(sock, len(query).to_bytes(2, "big") + query)
         size = int.from_bytes(await _receive(loop, sock, 2), "big")
         answer = await _receive(loop, sock, size)
-    if not is_answer(answer, query):
+    if not _is_answer(answer, query):
         raise OSError("The name server answered another question.")
     return answer
 
 
-def is_answer(message: bytes, query: bytes) -> bool:
-    """Tells whether a message answers a query with one question: its id, and the question itself, in any case of letters.
+def is_without_question(answer: bytes) -> bool:
+    """Tells whether a server answers by an error without the question, which it could not read; its id has to do."""
+    return answer[4:6] == b"\0\0"
 
-    Servers that could not read the question answer without it; their id has to do.
-    """
-    if len(message) < _HEADER or not message[2] & 0x80 or message[:2] != query[:2]:
+
+def _is_answer(message: bytes, query: bytes) -> bool:
+    if len(message) < HEADER or not message[2] & 0x80 or message[:2] != query[:2]:
         return False
-    if message[4:6] == b"\0\0":
+    if is_without_question(message):
         return bool(message[3] & 0x0F)
-    end = question_end(query)
-    return message[4:6] == b"\0\1" and message[_HEADER:end].lower() == query[_HEADER:end].lower()
-
-
-def question_end(message: bytes) -> int:
-    """Returns where the only question of a readable message ends."""
-    at = _HEADER
-    while message[at] != 0 and message[at] < 0xC0:
-        at += 1 + message[at]
-    return at + (1 if message[at] == 0 else 2) + 4
+    question = read_question(query)
+    return question is not None and is_answer_to(message, question)
 
 
 @contextlib.contextmanager

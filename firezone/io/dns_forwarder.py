@@ -12,13 +12,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import dns.exception
-import dns.flags
-import dns.message
 import structlog
 
 from firezone.base.errors import ConfigError
-from firezone.io.dns_exchange import ask_tcp, ask_udp, question_end
+from firezone.io.dns_exchange import ask_tcp, ask_udp, is_without_question
+from firezone.wire.dns import fit_datagram, is_question, servfail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,8 +36,6 @@ IDLE_TIMEOUT_S = 120.0
 """A connection that asks nothing for so long is closed."""
 MAX_UDP_ANSWER = 1200
 BIND_ATTEMPTS, BIND_PAUSE_S = 3, 0.1
-_HEADER = 12
-_QR, _TC, _RD_AND_OPCODE, _RA, _SERVFAIL = 0x8000, 0x0200, 0x7900, 0x0080, 2
 
 
 class DnsForwarder:
@@ -98,7 +94,7 @@ class DnsForwarder:
     async def _answer_datagram(self, query: bytes, source: Any, transport: asyncio.DatagramTransport) -> None:
         answer = await self._ask(query, ask_udp)
         if not transport.is_closing():
-            transport.sendto(answer if len(answer) <= MAX_UDP_ANSWER else truncated(answer), source)
+            transport.sendto(fit_datagram(answer, MAX_UDP_ANSWER), source)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: question by question."""
@@ -132,7 +128,7 @@ class DnsForwarder:
         except (OSError, TimeoutError) as error:
             log.debug("a name server does not answer", server=str(server), error=repr(error))
             return servfail(query)
-        return answer if _is_message(answer, is_answer=True) else servfail(query)
+        return servfail(query) if is_without_question(answer) else answer
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -144,30 +140,3 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self._forwarder.handle_datagram(data, addr, self._transport)
-
-
-def is_question(message: bytes) -> bool:
-    """Tells whether a message is a query with one question, all of it readable."""
-    return _is_message(message, is_answer=False)
-
-
-def servfail(query: bytes) -> bytes:
-    """Returns the answer "server failure" to a query with one question."""
-    flags = _QR | int.from_bytes(query[2:4], "big") & _RD_AND_OPCODE | _RA | _SERVFAIL
-    return query[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + query[_HEADER : question_end(query)]
-
-
-def truncated(answer: bytes) -> bytes:
-    """Returns an answer without records, which tells its reader to ask over TCP."""
-    flags = int.from_bytes(answer[2:4], "big") | _TC
-    return answer[:2] + flags.to_bytes(2, "big") + b"\0\1" + bytes(6) + answer[_HEADER : question_end(answer)]
-
-
-def _is_message(message: bytes, *, is_answer: bool) -> bool:
-    if len(message) < _HEADER or bool(message[2] & 0x80) != is_answer or message[4:6] != b"\0\1":
-        return False
-    try:
-        dns.message.from_wire(message, ignore_trailing=True, continue_on_error=False)
-    except (dns.exception.DNSException, ValueError):
-        return False
-    return True

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from firezone.base.net import Endpoint
-from firezone.io.dns_exchange import ask_tcp, ask_udp
-from firezone.io.dns_forwarder import servfail
+from firezone.io.dns_exchange import ask_tcp, ask_udp, is_without_question
+from firezone.wire.dns import servfail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -142,7 +142,7 @@ class Upstreams:
                     del self._sites[key]
 
     def _finish(self, question: bytes, answer: bytes, reply: Reply) -> None:
-        if answer[4:6] != b"\0\1":  # The server could not read it; nor would the program read such an answer.
+        if is_without_question(answer):  # Programs would not read it.
             reply(servfail(question))
             return
         self._on_answer(question, answer)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from firezone.base.errors import ConfigError
-from firezone.io.dns_forwarder import truncated
 from firezone.io.dns_redirect import DNS_PORT, clear_redirects, set_redirects
+from firezone.wire.dns import fit_datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MAX_UDP_ANSWER = 1212
-"""Longer ones are replaced by the advice to ask over TCP."""
 MAX_MESSAGE = 65_535
 UDP_BATCH = 16
 """Questions taken per wake-up: at a tenth of a millisecond each, packets of the tunnel wait less than two."""
@@ -199,11 +197,9 @@ class _Datagram:
         self._source = source
 
     def __call__(self, answer: bytes) -> None:
-        if len(answer) > MAX_UDP_ANSWER:
-            answer = truncated(answer)
         # A full buffer, or the socket of a sentinel that is no more: UDP may lose what it carries.
         with contextlib.suppress(OSError):
-            self._udp.sendto(answer, self._source)  # type: ignore[call-overload]
+            self._udp.sendto(fit_datagram(answer), self._source)  # type: ignore[call-overload]
 
 
 class _Connection(asyncio.Protocol):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from firezone.base.timing import SECOND
-from firezone.proto.dns.messages import HEADER, read_answer
+from firezone.wire.dns import HEADER, read_answer
 
 if TYPE_CHECKING:
     from firezone.base.timing import Instant
-    from firezone.proto.dns.messages import Question
+    from firezone.wire.dns import Question
 
 LEAST_TTL = 5
 """Seconds. Less is not worth the room, and is what our own answers live."""

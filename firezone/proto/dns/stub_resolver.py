@@ -18,14 +18,14 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from firezone.proto.dns.messages import RecordType, ResponseCode, encode_name, local_answer
 from firezone.proto.dns.pattern_order import PatternIndex
 from firezone.proto.dns.records import ProxyAddresses
+from firezone.wire.dns import RecordType, ResponseCode, encode_name, local_answer
 
 if TYPE_CHECKING:
     from firezone.base.ids import ResourceId
     from firezone.base.net import Address
-    from firezone.proto.dns.messages import Question
+    from firezone.wire.dns import Question
 
 CANARY = "use-application-dns.net"
 """Firefox resolves by itself, past us, unless this name is denied."""

@@ -15,10 +15,11 @@ from firezone.base.errors import ConfigError
 from firezone.base.net import Address, Endpoint
 from firezone.io import dns_forwarder, nameservers, site_resolver
 from firezone.io.dns_exchange import ask_tcp, ask_udp
-from firezone.io.dns_forwarder import DnsForwarder, is_question, servfail, truncated
+from firezone.io.dns_forwarder import DnsForwarder
 from firezone.io.nameservers import Nameservers
 from firezone.io.resolv_conf import ResolvConf, parse_hosts, parse_resolv_conf
 from firezone.io.site_resolver import SiteResolver
+from firezone.wire.dns import is_question, servfail, truncated
 from tests.harness.name_server import NameServer, servers
 
 

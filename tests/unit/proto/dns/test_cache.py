@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from firezone.base.timing import SECOND
 from firezone.proto.dns.cache import AnswerCache
-from firezone.proto.dns.messages import Question, read_question
+from firezone.wire.dns import Question, read_question
 
 NAME = "www.example.com."
 

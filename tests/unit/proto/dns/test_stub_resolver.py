@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firezone.base.ids import ResourceId
-from firezone.proto.dns.messages import read_question
 from firezone.proto.dns.pattern_order import PatternIndex, specificity
 from firezone.proto.dns.stub_resolver import MAX_REMEMBERED, Local, Site, StubResolver, Upstream
+from firezone.wire.dns import read_question
 from firezone.wire.domain_pattern import is_pattern, matches
 
 IN_ORDER = (

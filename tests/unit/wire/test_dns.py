@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firezone.proto.dns.messages import (
+from firezone.wire.dns import (
     MAX_UDP_ANSWER,
     Question,
     ResponseCode,
