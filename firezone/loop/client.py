@@ -70,6 +70,10 @@ class ClientProgram(TunnelProgram[ClientState]):
         self._offer(addresses)
         self.host.tunnel.touch()
         self.expect_portal()
+        self._restore_device()
+
+    def on_back(self) -> None:
+        self._restore_device()
 
     async def on_event(self, event: object) -> None:
         match event:
@@ -81,26 +85,37 @@ class ClientProgram(TunnelProgram[ClientState]):
             case _:
                 log.debug("event", event=type(event).__name__)
 
+    def _restore_device(self) -> None:
+        """Sets the device up again: with a link that goes down, or by who cleans up after it, routes get lost."""
+        if self._newest is not None:
+            self._spawn(self._set_up_device(self._newest))
+
     async def _apply(self, config: TunConfig) -> None:
+        """Applies a configuration, and tells when the first one is."""
+        self._newest = config
+        if not await self._set_up_device(config):
+            return
+        log.info("tunnel configured", ipv4=config.ipv4, ipv6=config.ipv6, routes=len(config.routes))
+        if not self.ready.is_set():
+            self.ready.set()
+            notify_ready()
+            if self.config.exit_after_setup:
+                self.stop()
+
+    async def _set_up_device(self, config: TunConfig) -> bool:
         """Sets addresses, then DNS, then routes: when these attract traffic, the sentinels are asked already.
 
-        Of several configurations that wait only the newest is applied.
+        Of several configurations that wait only the newest is applied. Returns whether this one was.
         """
-        self._newest = config
         async with self._applying:
             if self._newest is not config:
-                return
+                return False
             if self.netlink is not None and self.ends.device is not None:
                 await self.netlink.set_addresses([config.ipv4, config.ipv6])
                 if config.dns_servers:
                     await self.dns.apply(config.dns_servers, config.search_domain, self.ends.device)
                 await self.netlink.set_routes(config.routes)
-            log.info("tunnel configured", ipv4=config.ipv4, ipv6=config.ipv6, routes=len(config.routes))
-            if not self.ready.is_set():
-                self.ready.set()
-                notify_ready()
-                if self.config.exit_after_setup:
-                    self.stop()
+            return True
 
 
 def client_login_url(config: ClientConfig) -> LoginUrl:

@@ -110,6 +110,9 @@ class TunnelProgram(Generic[State]):
         """Reacts to another network under us, where these are our addresses."""
         raise NotImplementedError
 
+    def on_back(self) -> None:
+        """Reacts to the same network as before that was away for a moment."""
+
     async def clean_up(self) -> None:
         """Takes back what `prepare` did."""
 
@@ -197,6 +200,7 @@ class TunnelProgram(Generic[State]):
                 log.info("the network is back")
                 self.portal.hurry()
                 self._offer(view.addresses)
+                self.on_back()
             case Verdict.MOVED:
                 self.on_moved(view.addresses)
             case Verdict.SAME | Verdict.OTHER_ADDRESSES:

@@ -189,6 +189,38 @@ async def test_sighup_logs_in_anew_with_a_new_key_every_time(
     assert "Traceback" not in program.text()
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        f"ip route del 100.64.0.0/11 table {0x2021FD00}",
+        f"ip route flush table {0x2021FD00}; ip -6 route flush table {0x2021FD00}",
+        "ip link set tun-firezone down; ip link set tun-firezone up",
+        "ip link set tun-firezone down",
+    ],
+    ids=["one route", "all routes", "down and up", "down"],
+)
+async def test_starting_over_sets_up_what_the_device_has_lost(
+    namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path, loss: str
+) -> None:
+    program = Program(namespace, tmp_path, "client", FIREZONE_API_URL=url)
+    await program.until("tunnel configured")
+    before = set_up(namespace)
+    assert all(before)
+    namespace.run("sh", "-c", loss)
+    assert set_up(namespace) != before
+    program.process.send_signal(signal.SIGHUP)
+    await until(lambda: set_up(namespace) == before)
+    assert program.text().count("tunnel configured") == 1
+    assert "WARN" not in program.text()
+
+
+def set_up(namespace: Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Returns the routes to the device, IPv4 and IPv6, and its addresses."""
+    sixes = namespace.run("ip", "-6", "route", "show", "table", str(0x2021FD00)).stdout.splitlines()
+    addresses = namespace.run("ip", "-br", "address", "show", "dev", "tun-firezone").stdout.split()[2:]
+    return sorted(routes(namespace)), sorted(line.split()[0] for line in sixes), sorted(addresses)
+
+
 async def test_a_refused_token_ends_the_client_at_once_in_one_line(
     namespace: Namespace, portal: ScriptedPortal, url: str, tmp_path: Path
 ) -> None:
