@@ -35,6 +35,9 @@ MAX_USERNAME_SIZE = 513
 MAX_TEXT_SIZE = 763
 """REALM, NONCE, SOFTWARE and the reason phrase: 127 characters of UTF-8 (RFC 8489 sections 14.8 to 14.14)."""
 
+MAX_ATTRIBUTES = 64
+"""Read from one message. Nobody sends half as many; a datagram full of empty ones would cost 50 times what an honest one costs."""
+
 
 class Method(IntEnum):
     """The 12-bit method of a message. Others are kept as plain integers."""
@@ -184,7 +187,8 @@ def decode(datagram: bytes) -> Received:
     """Decodes one datagram.
 
     Returns: the message and what verifies it.
-    Raises:  WireError if the header is inconsistent, an attribute runs over the end, or a known attribute is malformed.
+    Raises:  WireError if the header is inconsistent, an attribute runs over the end, a known attribute is malformed, or there are
+             more than MAX_ATTRIBUTES.
     Source:  RFC 8489 sections 5, 14.
     """
     if not is_stun(datagram):
@@ -195,8 +199,11 @@ def decode(datagram: bytes) -> Received:
     integrity: bytes | None = None
     integrity_offset = len(datagram)
     fingerprint: int | None = None
-    offset = HEADER_SIZE
+    offset, left = HEADER_SIZE, MAX_ATTRIBUTES
     while offset < len(datagram):
+        if not left:
+            raise WireError(f"There are more than {MAX_ATTRIBUTES} attributes.", field="attributes", offset=offset)
+        left -= 1
         attribute = int.from_bytes(datagram[offset : offset + 2], "big")
         size = int.from_bytes(datagram[offset + 2 : offset + 4], "big")
         value = datagram[offset + 4 : offset + 4 + size]

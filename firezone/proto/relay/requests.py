@@ -104,8 +104,11 @@ def read_request(datagram: bytes) -> Request | Refused | None:
 
 def _read_attributes(request: Request, length: int) -> None:
     datagram, values = request.datagram, request.values
-    offset, end = stun.HEADER_SIZE, len(datagram)
+    offset, end, left = stun.HEADER_SIZE, len(datagram), stun.MAX_ATTRIBUTES
     while offset < end:
+        if not left:
+            raise _BadValueError(BAD_REQUEST)
+        left -= 1
         if offset + 4 > end:
             raise _BadValueError(SERVER_ERROR)
         attribute, size = _TYPE_AND_LENGTH.unpack_from(datagram, offset)

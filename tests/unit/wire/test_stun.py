@@ -197,6 +197,15 @@ def test_an_attribute_over_the_end_is_refused() -> None:
         stun.decode(datagram)
 
 
+def test_attributes_without_end_are_refused() -> None:
+    def message(count: int) -> bytes:
+        return b"\x00\x01" + (4 * count).to_bytes(2, "big") + stun.MAGIC_COOKIE_BYTES + bytes(12) + b"\x7f\xff\x00\x00" * count
+
+    assert len(stun.decode(message(64)).message.attributes) == 64
+    with pytest.raises(WireError, match="more than 64 attributes"):
+        stun.decode(message(65))
+
+
 def test_wireguard_is_not_stun() -> None:
     for kind in range(1, 5):
         assert not stun.is_stun(bytes((kind, 0, 0, 0)) + bytes(28))

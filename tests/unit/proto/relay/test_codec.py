@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timeit
 from hmac import digest
 
 import pytest
@@ -124,6 +125,19 @@ def test_row_6_unknown_attributes_are_skipped(client: TurnClient) -> None:
     body = attribute(Attribute.DONT_FRAGMENT, b"") + attribute(0x7FFF, b"any") + attribute(0x8028, b"0000")
     assert code_of(client.raw(message(1, body))) == 0
     assert code_of(client.raw(message(1, attribute(0x8028, b"wrong size")))) == 0
+
+
+def test_attributes_without_end_are_a_bad_request_and_cost_no_more(client: TurnClient) -> None:
+    """64 KiB of empty attributes would cost 1000 times what an honest request costs, and they need no credentials."""
+    empty = attribute(0x7FFF, b"")
+    assert code_of(client.raw(message(1, empty * 64))) == 0
+    for count in (65, 16_000):
+        assert_refused(client, message(1, empty * count), 400)
+    bounded, endless = (
+        min(timeit.repeat(lambda count=count: read_request(message(3, empty * count)), number=20, repeat=5))  # type: ignore[misc]
+        for count in (64, 16_000)
+    )
+    assert endless < 10 * bounded
 
 
 @pytest.mark.parametrize("kind", [0x0011, 0x0016, 0x0017, 0x0101, 0x0113, 0x0118, 0x0013])
