@@ -9,6 +9,7 @@ from firezone.base.timing import Instant
 from firezone.proto.relay.auth import Username
 from firezone.wire import stun
 from firezone.wire.stun import Attribute, ErrorCode, Message, MessageClass, Method, Value
+from tests.fuzz.mutations import spoiled
 from tests.harness.relay_model import Out, RealRelay
 
 CODES = (300, 400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 446, 486, 487, 500, 508, 699)
@@ -42,36 +43,22 @@ class HostileRelay(RealRelay):
     def _lies(self, client: Endpoint, question: bytes, answer: bytes) -> list[bytes]:
         self._former = [*self._former[-50:], answer]
         if not stun.is_stun(question):
-            return [self._spoil(answer)]
+            return [spoiled(answer, self.draw)]
         match self.draw.randrange(8):
             case 0:
                 return []
             case 1:
                 return [answer, answer, self.draw.choice(self._former)]
             case 2:
-                return [self._spoil(answer), answer]
+                return [spoiled(answer, self.draw), answer]
             case 3:
-                return [self._spoil(answer)]
+                return [spoiled(answer, self.draw)]
             case 4:
                 return [answer[:8] + self.draw.randbytes(12) + answer[20:]]
             case 5:
                 return [self._channel_data() for _ in range(3)] + [answer]
             case _:
                 return [self._invent(client, stun.decode(question).message)]
-
-    def _spoil(self, datagram: bytes) -> bytes:
-        spoiled = bytearray(datagram)
-        for _ in range(self.draw.choice((1, 1, 3))):
-            match self.draw.randrange(4):
-                case 0 if spoiled:
-                    spoiled[self.draw.randrange(len(spoiled))] = self.draw.randrange(256)
-                case 1:
-                    del spoiled[self.draw.randrange(len(spoiled) + 1) :]
-                case 2:
-                    spoiled += self.draw.randbytes(self.draw.randrange(1, 9))
-                case _ if len(spoiled) > 4:
-                    spoiled[2:4] = self.draw.choice((0, 4, len(spoiled), 0xFFFF)).to_bytes(2, "big")
-        return bytes(spoiled)
 
     def _channel_data(self) -> bytes:
         number, size = self.draw.randrange(0x3FFE, 0x4010), self.draw.choice((0, 1, 4, 31, 32, 148, 65535))
