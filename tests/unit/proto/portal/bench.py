@@ -279,3 +279,15 @@ class Bench:
 
 def book(policy: str) -> PolicyBook:
     return read_policy(tomllib.loads(policy), ZoneInfo)
+
+
+def kinds(device: ScriptedDevice) -> list[str]:
+    """Returns what a device has heard since the last call, by class."""
+    found = [type(message).__name__ for message in device.heard]
+    device.heard.clear()
+    return found
+
+
+NET = next(r.id for r in book(Bench().policy).resources.values() if r.name == "Net")
+PRINTER = next(r.id for r in book(Bench().policy).resources.values() if r.name == "Printer")
+WEEK = 604800

@@ -241,3 +241,8 @@ class Bench:
 
     kept: list[Sent] = field(default_factory=list)
     """Other requests seen by `keep_alive`."""
+
+
+def times(sent: list[Sent]) -> list[float]:
+    """Returns the seconds since the start at which requests were sent."""
+    return [(request.at - START) / SECOND for request in sent]
