@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
 from firezone.base.errors import RemoteError
@@ -12,6 +14,7 @@ from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import Filter
 from tests.harness import packets
 from tests.harness.roles import ClientMember, GatewayMember, World, cidr, dns, uid
+from tests.unit.proto.client.names_bench import query
 
 NAME, OTHER = "app.corp.test", "db.corp.test"
 REAL, REAL_V6 = "10.9.0.1", "fd12::1"
@@ -28,10 +31,10 @@ def started(*resources: wire.Resource) -> tuple[World, ClientMember, GatewayMemb
 
 def ask(client: ClientMember, name: str = NAME, version: int = 4) -> str:
     """A program asks for a name; returns the first address of the answer."""
-    client.machine._resolver.proxies.assign(name)
-    client.call(client.machine._on_name_asked, name)
+    sentinel = ipaddress.ip_address("100.100.111.1")
+    client.call(client.machine.handle_dns_query, sentinel, query(name, "A" if version == 4 else "AAAA"))
     client.world.pump()
-    return next(str(a) for a in client.machine._resolver.proxies.of_name(name) if a.version == version)
+    return next(str(a) for a in client.machine._dns.resolver.proxies.of_name(name) if a.version == version)
 
 
 def request(client: ClientMember, server: str, number: int = 0, port: int = 443, source: int = 5000) -> bytes:
@@ -98,7 +101,7 @@ def test_packets_to_a_name_never_reach_python_once_it_is_set_up() -> None:
     punted = int(client.engine.reasons.sum()), int(gateway.engine.reasons.sum())
     for number in range(100):
         assert arrives(client, gateway, server, number) == REAL
-    for proxy in client.machine._resolver.proxies.of_name(NAME):
+    for proxy in client.machine._dns.resolver.proxies.of_name(NAME):
         assert arrives(client, gateway, str(proxy)) in (REAL, REAL_V6)
     assert (int(client.engine.reasons.sum()), int(gateway.engine.reasons.sum())) == punted
 

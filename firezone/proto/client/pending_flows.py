@@ -85,13 +85,18 @@ class PendingFlows:
 
     def add(self, resource: ResourceId, packet: bytes, header: IpHeader, now: Instant) -> bool:
         """Keeps a packet. True: the portal must be asked now."""
+        is_due = self.add_question(resource, now)
+        self._flows[resource].buffer.add(packet, header)
+        return is_due
+
+    def add_question(self, resource: ResourceId, now: Instant) -> bool:
+        """Notes that something else than a packet waits, which is kept elsewhere. True: the portal must be asked now."""
         flow = self._flows.get(resource)
         is_due = flow is None or now - flow.last_sent >= INTENT_INTERVAL
         if flow is None:
-            flow = self._flows[resource] = PendingFlow(now)
+            self._flows[resource] = PendingFlow(now)
         elif is_due:
             flow.last_sent, flow.is_asked = now, True
-        flow.buffer.add(packet, header)
         return is_due
 
     def on_portal_lost(self) -> None:

@@ -162,6 +162,11 @@ class ClientInterface(Interface, frozen=True):
         if self.search_domain is not None and not is_domain(self.search_domain):
             raise ValueError("the search domain is no DNS name")
 
+    @property
+    def plain_servers(self) -> tuple[UpstreamDns, ...]:
+        """The plain DNS servers."""
+        return self.upstream_dns
+
 
 class Filter(Message, frozen=True, omit_defaults=True):
     """What of a resource may be reached. Ports are inclusive, all if none are named; `icmp` has none.

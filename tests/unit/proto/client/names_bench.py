@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 
+from dns import message as dns_message
+
 from firezone.base.ids import ConnectionId, ResourceId
+from firezone.proto.client.dns_outcomes import DnsAnswer, DnsOutcome
 from firezone.wire.control import AssignedIps, ControlEvent, decode_assigned_ips, decode_control, encode_domain_status
 from firezone.wire.portal import client as wire
 from tests.harness.roles import dns, uid
@@ -14,14 +17,28 @@ PATTERN, NAME, OTHER = "*.corp.test", "app.corp.test", "db.corp.test"
 GATEWAY = ConnectionId(uid(2))
 
 
+def query(name: str, kind: str = "A") -> bytes:
+    """A question as programs ask it."""
+    return dns_message.make_query(name, kind).to_wire()
+
+
+def records(outcome: DnsOutcome | None) -> list[str]:
+    """The data of an answer's records."""
+    assert isinstance(outcome, DnsAnswer)
+    return [str(record) for rrset in dns_message.from_wire(outcome.message).answer for record in rrset]
+
+
 class NamesClient(Client):
     """Its gateways never come up: what it would send them waits where it can be read."""
 
     def ask(self, name: str = NAME, version: int = 4) -> str:
         """A program asks for a name; returns the first address of the answer."""
-        self.state._resolver.proxies.assign(name)
-        self.state._on_name_asked(name, self.now)
-        return next(str(a) for a in self.state._resolver.proxies.of_name(name) if a.version == version)
+        assert isinstance(self.question(name, "A" if version == 4 else "AAAA"), DnsAnswer)
+        return next(str(a) for a in self.state._dns.resolver.proxies.of_name(name) if a.version == version)
+
+    def question(self, name: str, kind: str = "A", sentinel: str = "100.100.111.1") -> DnsOutcome | None:
+        """Asks a sentinel; returns what is to be done."""
+        return self.state.handle_dns_query(ipaddress.ip_address(sentinel), query(name, kind), self.now)
 
     def waiting(self, gateway: int = 2) -> list[bytes | AssignedIps]:
         """What the connection with a gateway was given since the last call, announcements decoded."""
@@ -50,7 +67,9 @@ class NamesClient(Client):
         }  # fmt: skip
 
     def proxies(self, name: str = NAME, version: int | None = None) -> list[str]:
-        return [str(ipaddress.ip_network(a)) for a in self.state._resolver.proxies.of_name(name) if version in (None, a.version)]
+        return [
+            str(ipaddress.ip_network(a)) for a in self.state._dns.resolver.proxies.of_name(name) if version in (None, a.version)
+        ]
 
 
 def named(*resources: wire.Resource, has_flow: bool = True) -> NamesClient:

@@ -352,7 +352,7 @@ def test_an_equal_list_changes_nothing() -> None:
 def test_ten_thousand_names_of_one_pattern_cost_their_gateway_nothing_and_us_little() -> None:
     client = named()
     for number in range(10_000):
-        client.state._resolver.proxies.assign(f"n{number}.corp.test")
+        client.state._dns.resolver.proxies.assign(f"n{number}.corp.test")
     client.tell(wire.ResourceCreatedOrUpdated(resource=cidr(11, NET)))
     client.send(udp())
     client.tell(granted(11))
