@@ -10,7 +10,7 @@ from firezone.base.rng import SeededRng
 from firezone.base.timing import MILLISECOND, Instant, seconds
 from firezone.proto.ice.agent import IceAgent
 from firezone.proto.ice.candidates import host_candidate
-from firezone.proto.ice.checks import IceCredentials
+from firezone.proto.ice.checks import IceCredentials, encode_request
 from firezone.proto.ice.events import IceState, IceTransmit, Nominated, StateChanged
 from firezone.wire import stun
 from firezone.wire.candidate import Candidate
@@ -18,6 +18,8 @@ from firezone.wire.candidate import Candidate
 START: Instant = 10**12
 CONTROLLING = IceCredentials("w7up", "ksqwm66pilnb7skdwwfw3r")
 CONTROLLED = IceCredentials("kwe6", "mzkrj52x5h5ebrfdsh5iyq")
+OURS = Endpoint.from_text("192.0.2.1", 52625)
+THEIRS = Endpoint.from_text("198.51.100.1", 52625)
 
 
 def agent(*, is_controlling: bool, seed: int = 1) -> IceAgent:
@@ -107,3 +109,44 @@ class Link:
         deadlines = [flight[0] for flight in self._flying]
         deadlines += [due[0] for side in (self.left, self.right) if (due := side.agent.poll_timeout()) is not None]
         return min(deadlines, default=None)
+
+
+def connected() -> Link:
+    """Two agents with a host candidate each that have found each other."""
+    link = Link()
+    link.offer(link.left, host("192.0.2.1"))
+    link.offer(link.right, host("198.51.100.1"))
+    link.run(1)
+    return link
+
+
+def check_to(
+    target: IceAgent,
+    *,
+    sender: IceCredentials,
+    receiver: IceCredentials,
+    username: str | None = None,
+    tie_breaker: int = 5,
+    claims_control: bool = True,
+    use_candidate: bool = False,
+    source: Endpoint = THEIRS,
+    destination: Endpoint = OURS,
+) -> bool:
+    """Hands a hand-made check to an agent."""
+    local = sender if username is None else IceCredentials(username.partition(":")[2], sender.password)
+    remote = receiver if username is None else IceCredentials(username.partition(":")[0], receiver.password)
+    payload = encode_request(
+        b"123456789012",
+        local=local,
+        remote=remote,
+        is_controlling=claims_control,
+        tie_breaker=tie_breaker,
+        priority=1862270719,
+        use_candidate=use_candidate,
+    )
+    return target.handle_message(destination, source, stun.decode(payload), START)
+
+
+def is_answer(payload: bytes) -> bool:
+    """Whether this is a response to a check."""
+    return payload[:2] == b"\x01\x01"

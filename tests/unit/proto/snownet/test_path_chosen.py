@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from firezone.proto.snownet.events import PathChosen
 from firezone.wire.candidate import CandidateKind
+from tests.harness.relayed_hosts import connected
 from tests.harness.snownet import Host, Nat, World
-from tests.unit.proto.snownet.test_relayed import connected
 
 HOST, PEER_REFLEXIVE, RELAY = CandidateKind.HOST, CandidateKind.PEER_REFLEXIVE, CandidateKind.RELAY
 

@@ -8,8 +8,8 @@ from firezone.proto.snownet.events import InvalidateIceCandidate, RelayLost
 from firezone.wire.candidate import CandidateKind
 from firezone.wire.stun import Method
 from tests.harness.relay_model import RealRelay
+from tests.harness.relayed_hosts import announced, block_direct, exchange
 from tests.harness.snownet import Host, Nat, World
-from tests.unit.proto.snownet.test_relayed import announced, block_direct, exchange
 
 
 def connected(relays: tuple[tuple[str, ...], ...], client: tuple[str, ...], gateway: tuple[str, ...]) -> tuple[World, Host, Host]:
