@@ -82,12 +82,12 @@ class TunnelProgram(Generic[State]):
         self._roaming = Roaming()
         self._offered: tuple[str, ...] = ()
         """Local addresses that the state knows."""
-        self._suspend_watch: asyncio.Task[None] | None = None
+        self._suspend_watch: asyncio.Task[Any] | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._has_complained = False
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.portal: PortalConnection
 
     # for subclasses to say
@@ -326,14 +326,14 @@ class TunnelProgram(Generic[State]):
             case _:
                 self._spawn(self.on_event(event))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs something beside the tunnel; what it raises ends the program."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
         return task
 
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not self._stopping.is_set():
             self._fail(error if isinstance(error, Exception) else RuntimeError(str(error)))

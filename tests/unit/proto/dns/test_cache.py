@@ -29,7 +29,7 @@ def answer(question: Question, *rrsets: tuple[str, int, str, str], code: int = 0
     message = dns.message.make_response(dns.message.from_wire(question.message))
     message.answer = [dns.rrset.from_text(name, ttl, "IN", kind, text) for name, ttl, kind, text in rrsets]
     message.authority = [dns.rrset.from_text("example.com.", 3600, "IN", "NS", "ns.example.com.")]
-    message.set_rcode(code)
+    message.set_rcode(dns.rcode.Rcode(code))
     message.flags |= flags
     return message.to_wire()
 

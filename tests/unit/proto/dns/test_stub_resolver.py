@@ -90,9 +90,12 @@ def test_of_two_resources_with_one_pattern_the_larger_id_comes_first_and_the_oth
 
 def test_finding_the_resources_of_a_name_tries_few_of_many_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(
-        "firezone.proto.dns.pattern_order.matches", lambda pattern, name: bool(tried.append(pattern)) or matches(pattern, name)
-    )
+
+    def try_it(pattern: str, name: str) -> bool:
+        tried.append(pattern)
+        return matches(pattern, name)
+
+    monkeypatch.setattr("firezone.proto.dns.pattern_order.matches", try_it)
     resolver = StubResolver()
     for number in range(10_000):
         resolver.set_resource(ResourceId(f"{number}"), f"host{number}.example.com" if number % 2 else f"*.zone{number}.example.org")
