@@ -55,6 +55,9 @@ tables hold."""
 MAX_PERMISSIONS_PER_ALLOCATION = 256
 """Addresses a stand-alone relay lets through to one allocation. Ordinary clients ask for one per candidate of their peer."""
 
+MAX_PERMISSIONS = 262_144
+"""Permissions of one relay that were asked for, 0.4 KiB each: 100 MiB. As many as channels, each of which brings one more."""
+
 MAX_NONCE_CLIENTS = 65_536
 """Client addresses whose nonce's uses the relay counts, 0.3 KiB each: 20 MiB. Only one that answered a challenge gets a row."""
 

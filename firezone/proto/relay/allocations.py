@@ -38,6 +38,7 @@ class RelayLimits:
     allocations_per_address: int = limits.MAX_ALLOCATIONS_PER_ADDRESS
     channels: int = limits.MAX_CHANNELS
     channels_per_allocation: int = limits.MAX_CHANNELS_PER_ALLOCATION
+    permissions: int = limits.MAX_PERMISSIONS
     permissions_per_allocation: int = limits.MAX_PERMISSIONS_PER_ALLOCATION
 
 

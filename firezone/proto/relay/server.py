@@ -300,7 +300,7 @@ class RelayServer:
         if not all(allocation.relays_to(peer) for peer in request.peers):
             return 443
         new = {peer.ip for peer in request.peers} - allocation.permissions.keys()
-        if len(allocation.permissions) + len(new) > self._limits.permissions_per_allocation:
+        if new and not self._has_room_for_permissions(allocation, len(new)):
             log.warning("too many permissions", port=allocation.port)
             return 508
         for peer in request.peers:
@@ -341,6 +341,10 @@ class RelayServer:
 
     def _has_room_for_channel(self, allocation: Allocation) -> bool:
         return self._channel_count < self._limits.channels and len(allocation.channels) < self._limits.channels_per_allocation
+
+    def _has_room_for_permissions(self, allocation: Allocation, count: int) -> bool:
+        of_all, of_one = self.counters.permissions + count, len(allocation.permissions) + count
+        return of_all <= self._limits.permissions and of_one <= self._limits.permissions_per_allocation
 
     def _expire_channel(self, channel: Channel) -> None:
         """Bound becomes cooling, cooling is forgotten."""

@@ -117,6 +117,22 @@ def test_permissions_are_limited() -> None:
     assert code_of(client.permit(PEER6)) == 508
 
 
+def test_permissions_in_all_are_limited_and_those_that_stand_are_renewed() -> None:
+    bench = RelayBench(stands_alone=True, limits=RelayLimits(permissions=3))
+    one, other = TurnClient(bench), TurnClient(bench, port=2)
+    peers = [Endpoint(bytes([192, 0, 2, n]), 1) for n in range(4)]
+    for client in (one, other):
+        client.allocate()
+    assert code_of(one.permit(*peers[:2])) == 0
+    assert code_of(other.permit(*peers[:2])) == 508
+    assert code_of(other.permit(peers[0])) == 0
+    assert code_of(one.permit(*peers[:2])) == 0
+    assert code_of(other.bind(0x4000, peers[3])) == 0, "channels have a bound of their own"
+    assert code_of(one.permit(peers[0])) == 0
+    one.refresh(0)
+    assert code_of(other.permit(peers[1])) == 0
+
+
 def test_freeing_the_allocation_revokes_its_permissions(bench: RelayBench, client: TurnClient) -> None:
     client.permit(PEER, OTHER)
     client.refresh(0)
