@@ -83,7 +83,7 @@ class LogFilter(logging.Filter):
             return
         known = _level(level) if equals else LEVELS["trace"]
         target = target.replace("::", ".").strip()
-        if known is None or not target or any(char in target for char in "[]{} "):
+        if known is None or not re.fullmatch(r"[\w.-]+", target):
             raise ConfigError(f"The log filter {directive!r} is not understood. Write for example: info,firezone.proto=debug")
         self._targets[target] = known
 

@@ -15,7 +15,7 @@ import signal
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import structlog
 
@@ -187,10 +187,10 @@ class RelayProgram:
 
     def _on_order(self, method: str, target: str) -> Answer:
         """Answers the control endpoint."""
-        parts = urlsplit(target)
-        match parts.path, method:
+        path, _, query = target.partition("?")
+        match path, method:
             case "/log_filter", "POST":
-                return self._change_log_filter(parse_qs(parts.query).get("directives"))
+                return self._change_log_filter(parse_qs(query).get("directives"))
             case "/metrics", "GET" | "HEAD":
                 return 200, json.dumps(self.counters()).encode()
             case "/log_filter" | "/metrics", _:

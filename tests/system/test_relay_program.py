@@ -74,10 +74,16 @@ def test_probes_and_orders(alone: RelayProgram) -> None:
     SocketTurnClient(alone.port).allocate()
     assert alone.ask(alone.control, "/log_filter?directives=x=y=z", "POST")[0] == 400
     assert alone.ask(alone.control, "/log_filter", "POST")[0] == 400
+    assert alone.ask(alone.control, "/log_filter?directives=%00%0a", "POST")[0] == 400
+    for target in ("//[", "http://[::1/metrics"):
+        with socket.create_connection(("127.0.0.1", alone.control), DEADLINE_S) as connection:
+            connection.sendall(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 404 ")
     assert alone.ask(alone.control, "/log_filter?directives=info")[0] == 405
     assert alone.ask(alone.control, "/other")[0] == 404
     _, out, _ = alone.end()
     assert "DEBUG firezone::proto::relay::server: allocation created" in out
+    assert "ERROR" not in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
