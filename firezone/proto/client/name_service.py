@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from firezone.proto.dns.cache import AnswerCache
-from firezone.proto.dns.messages import read_question, servfail
 from firezone.proto.dns.servers import SentinelMap
 from firezone.proto.dns.stub_resolver import Local, Site, StubResolver, Upstream
+from firezone.wire.dns import read_question, servfail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
