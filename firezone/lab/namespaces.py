@@ -18,12 +18,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 from firezone.base.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 INSIDE = "FIREZONE_LAB_INSIDE"
 """Set in the environment of the lab that runs in its own namespaces: the pipe whose other end the outer lab holds."""
@@ -128,23 +126,44 @@ def enter(
     sys.exit(inner.wait())
 
 
+_OWN_ETC = """
+here=$PWD
+cd /etc
+mount -t tmpfs -o mode=755 none /etc
+cp -a . /etc/ 2>/dev/null || true
+rm -f /etc/resolv.conf* /etc/nsswitch.conf
+echo "nameserver $0" >/etc/resolv.conf
+echo "hosts: files dns" >/etc/nsswitch.conf
+cd "$here"
+exec sleep infinity
+"""
+"""Standing in the old /etc while the new one is laid over it, in memory: nothing of it outlives the holder."""
+
+
 @dataclass(slots=True)
 class Namespace:
     """One network namespace, held by a sleeping process."""
 
     name: str
     holder: subprocess.Popen[bytes]
+    has_etc: bool = False
+    """Whether it has a copy of /etc of its own, where name servers may be set."""
 
     @classmethod
-    def create(cls, name: str) -> Namespace:
-        """Makes a namespace with nothing but loopback. Raises ConfigError when that is refused."""
-        holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent)
-        namespace = cls(name, holder)
+    def create(cls, name: str, *, name_server: str | None = None) -> Namespace:
+        """Makes a namespace with nothing but loopback; with a name server, it has a copy of /etc of its own that names it alone.
+
+        Raises: ConfigError when that is refused.
+        """
+        command = ["unshare", "--net", "sleep", "infinity"]
+        if name_server is not None:
+            command = ["unshare", "--net", "--mount", "sh", "-ec", _OWN_ETC, name_server]
+        holder = subprocess.Popen(command, preexec_fn=die_with_parent)
+        namespace = cls(name, holder, name_server is not None)
         deadline = time.monotonic() + _START_TIMEOUT_S
-        own = os.readlink("/proc/self/ns/net")
         while holder.poll() is None and time.monotonic() < deadline:
             try:
-                if os.readlink(f"/proc/{holder.pid}/ns/net") != own:
+                if Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n":
                     namespace.run("ip", "link", "set", "lo", "up")
                     return namespace
             except FileNotFoundError:
@@ -154,7 +173,9 @@ class Namespace:
 
     def command(self, *command: str) -> list[str]:
         """Returns the command line that runs `command` in this namespace."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *command]
+        process = f"/proc/{self.holder.pid}"
+        own = [f"--mount={process}/ns/mnt", f"--wd={process}/cwd"] if self.has_etc else []
+        return ["nsenter", f"--net={process}/ns/net", *own, *command]
 
     def run(self, *command: str, stdin: str = "") -> str:
         """Runs a command here and returns what it printed. Raises ConfigError with its own words when it fails."""
@@ -196,6 +217,7 @@ class OwnNamespace(Namespace):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.has_etc = False
 
     def command(self, *command: str) -> list[str]:
         return list(command)

@@ -26,6 +26,12 @@ class Report:
     throughput_gbps: dict[str, float] = field(default_factory=dict)
     cpu_s_per_gb: dict[str, float] = field(default_factory=dict)
     resident_mib: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the way there: host, page, and milliseconds to the connection, the question for the name included."""
+    refused: dict[str, Any] | None = None
+    """What came back from a port that no policy opens: the ICMP error."""
+    revoked: dict[str, Any] | None = None
+    """How long a transfer went on after its grant was revoked."""
     checked_packets: int = 0
     """Memory mode: packets that came out byte for byte as they went in."""
     errors: list[str] = field(default_factory=list)
@@ -47,6 +53,9 @@ class Report:
             "throughput_gbps": self.throughput_gbps,
             "cpu_s_per_gb": self.cpu_s_per_gb,
             "resident_mib": self.resident_mib,
+            "reached": self.reached,
+            "refused": self.refused,
+            "revoked": self.revoked,
             "checked_packets": self.checked_packets,
             "logs": self.logs,
             "errors": self.errors,
@@ -74,6 +83,16 @@ class Report:
                 rows.append(("page fetched", self.page.strip()))
             rows.append(("connected after", f"{self.connect_ms:.1f} ms (flow, path and handshake included)"))
             rows.append(("first byte after", f"{self.first_byte_ms:.1f} ms"))
+        for title, found in self.reached.items():
+            rows.append((f"reached {title}", f"{found['host']}, connected after {found['connect_ms']:.1f} ms"))
+        if self.refused is not None:
+            refused = self.refused
+            words = f"{refused['meaning']} (ICMP type {refused['type']} code {refused['code']} from {refused['from']})"
+            rows.append(("refused", f"{refused['host']} port {refused['port']}: {words}"))
+        if self.revoked is not None:
+            rows.append(
+                ("grant revoked", f"the transfer from {self.revoked['host']} stopped {self.revoked['stopped_after_s']:.2f} s later")
+            )
         if self.checked_packets:
             rows.append(("packets checked", f"{self.checked_packets} byte for byte, ICMP, UDP and TCP, IPv4 and IPv6"))
         if self.rtt_ms:

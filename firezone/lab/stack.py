@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import ConfigError
+from firezone.lab.access import POLICY, start_surroundings
 from firezone.lab.paths import join, last_end
 from firezone.lab.programs import Program, python, read_records
 from firezone.lab.topology import (
@@ -46,15 +47,23 @@ class Stack:
     relay: Program | None = None
     spare_relay: Program | None = None
     tokens: dict[str, str] = field(default_factory=dict)
+    others: list[Program] = field(default_factory=list)
+    """What stands around: name servers, a web server out there."""
 
     @classmethod
     def start(
-        cls, logs: Path, progress: Callable[[str], None], *, is_relayed: bool = False, has_spare_relay: bool = False
+        cls,
+        logs: Path,
+        progress: Callable[[str], None],
+        *,
+        is_relayed: bool = False,
+        has_spare_relay: bool = False,
+        has_names: bool = False,
     ) -> Stack:
         """Builds the networks and starts the programs until the client's tunnel is configured.
 
         `is_relayed` leaves no way between client and gateway but a relay. `has_spare_relay` prepares a second one, which
-        `start_spare_relay` starts.
+        `start_spare_relay` starts. `has_names` adds the resources and name servers of `lab.access`.
 
         Raises: ConfigError, naming the program, its log and its last words.
         """
@@ -62,6 +71,9 @@ class Stack:
         topology = Topology.build(is_relayed=is_relayed, has_spare_relay=has_spare_relay)
         progress("portal")
         tokens = write_policy(logs, relays=[*(["relay"] if is_relayed else []), *(["relay-2"] if has_spare_relay else [])])
+        if has_names:
+            with (logs / "policy.toml").open("a", encoding="utf-8") as policy:
+                policy.write(POLICY)
         portal = Program.start(
             "portal", topology.public,
             python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", f"{PORTAL_ADDRESS}:{PORTAL_PORT}"), logs,
@@ -73,13 +85,14 @@ class Stack:
             relay = start_relay(topology.relay, "relay", RELAY_ADDRESSES, logs, tokens["relay"], API_URL)
         web = Program.start("resource", topology.resource, python("firezone.lab.web", str(RESOURCE_PORT)), logs)
         web.wait_for("listening")
+        others = start_surroundings(topology, logs) if has_names else []
         progress("gateway")
         gateway = start_tunnel("gateway", topology, logs, tokens["gateway"])
         gateway.wait_for("tunnel configured")
         progress("client")
-        client = start_tunnel("client", topology, logs, tokens["client"])
+        client = start_tunnel("client", topology, logs, tokens["client"], is_internet_active=has_names)
         client.wait_for("tunnel configured")
-        return cls(topology, logs, portal, web, gateway, client, relay, tokens=tokens)
+        return cls(topology, logs, portal, web, gateway, client, relay, tokens=tokens, others=others)
 
     def start_spare_relay(self) -> None:
         """Starts the second relay, and waits until it has joined the portal. Raises ConfigError when it does not."""
@@ -119,7 +132,7 @@ class Stack:
         return complaints(self.logs)
 
     def close(self) -> None:
-        for program in (self.client, self.gateway, self.web, self.relay, self.spare_relay, self.portal):
+        for program in (self.client, self.gateway, self.web, self.relay, self.spare_relay, *self.others, self.portal):
             if program is not None and program.process.poll() is None:
                 program.stop()
         self.topology.close()
@@ -149,12 +162,15 @@ def complaints(logs: Path) -> list[str]:
     return found
 
 
-def start_tunnel(name: str, topology: Topology, logs: Path, token: str) -> Program:
+def start_tunnel(name: str, topology: Topology, logs: Path, token: str, *, is_internet_active: bool = False) -> Program:
     """Starts the client or the gateway of the demo."""
-    return start_tunnel_in(topology.client if name == "client" else topology.gateway, name, logs, token, API_URL)
+    namespace = topology.client if name == "client" else topology.gateway
+    return start_tunnel_in(namespace, name, logs, token, API_URL, is_internet_active=is_internet_active)
 
 
-def start_tunnel_in(namespace: Namespace, name: str, logs: Path, token: str, api_url: str) -> Program:
+def start_tunnel_in(
+    namespace: Namespace, name: str, logs: Path, token: str, api_url: str, *, is_internet_active: bool = False
+) -> Program:
     """Starts a client or a gateway in any namespace from which the portal is reached."""
     environment = {
         "FIREZONE_API_URL": api_url,
@@ -164,9 +180,11 @@ def start_tunnel_in(namespace: Namespace, name: str, logs: Path, token: str, api
         "LOG_DIR": str(logs),
         "RUST_LOG": os.environ.get("RUST_LOG", "info"),
         "FIREZONE_COUNTERS_FILE": str(logs / f"{name}.counters.json"),
-        # The lab's namespaces share the files and the bus of the machine, whose DNS is none of the lab's business.
-        "FIREZONE_DNS_CONTROL": "disabled",
+        # Namespaces without files of their own share those of the machine, whose DNS is none of the lab's business.
+        "FIREZONE_DNS_CONTROL": "etc-resolv-conf" if namespace.has_etc else "disabled",
     }
+    if is_internet_active:
+        environment["FIREZONE_ACTIVATE_INTERNET_RESOURCE"] = "true"
     return Program.start(name, namespace, python(f"firezone.{name}"), logs, environment)
 
 

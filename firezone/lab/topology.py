@@ -7,7 +7,9 @@
                                                 └──── relay (only when it is asked for)
 
 Everything but the portal's side is a namespace of its own. The router lets IPv4 out under its own address and has no IPv6, so the
-client's path is the one NATed way there is. With a relay the router drops what goes to the gateway and what comes from it.
+client's path is the one NATed way there is. With a relay the router drops what goes to the gateway and what comes from it. The
+client's host knows a name server beside the portal, the gateway's one in the site; both have an /etc of their own, so that DNS of
+the client's host is in the client's hands and that of the machine is left alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ CLIENT_ADDRESS = "192.168.50.2"
 RESOURCE_ADDRESS, RESOURCE_NETWORK = "10.20.0.2", "10.20.0.0/24"
 RESOURCE_ADDRESS_V6, RESOURCE_NETWORK_V6 = "fd20:20::2", "fd20:20::/64"
 RESOURCE_PORT = 80
+LOCKED_ADDRESS = "10.20.0.3"
+"""The resource's second address, of which a policy opens the web server alone."""
 
 
 @dataclass(slots=True)
@@ -46,7 +50,9 @@ class Topology:
         Raises: ConfigError, naming the command that failed.
         """
         public = OwnNamespace("public")
-        client, router, gateway, resource = (Namespace.create(name) for name in ("client", "router", "gateway", "resource"))
+        client = Namespace.create("client", name_server=PORTAL_ADDRESS)
+        gateway = Namespace.create("gateway", name_server=RESOURCE_ADDRESS)
+        router, resource = Namespace.create("router"), Namespace.create("resource")
         topology = cls(public, client, router, gateway, resource)
         topology._build_public()
         topology._build_client_side()
@@ -146,6 +152,7 @@ def build_site(gateway: Namespace, resource: Namespace) -> None:
     """)
     resource.run_lines(f"""
         ip addr add {RESOURCE_ADDRESS}/24 dev eth0
+        ip addr add {LOCKED_ADDRESS}/24 dev eth0
         ip addr add {RESOURCE_ADDRESS_V6}/64 dev eth0 nodad
         ip link set eth0 up
     """)
