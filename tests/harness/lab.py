@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from tests.harness import roaming
 
 ROOT = Path(__file__).parents[2]
 RETRY_LIMIT_S = 25.0
+RELAYED = "-relayed"
+"""Ends the name of a scenario that is to run where there is no way but over a relay."""
 
 
 def run(scenario: str, *arguments: str, timeout: float = 120.0) -> dict[str, Any]:
@@ -119,8 +122,6 @@ def refused(stack: Stack) -> dict[str, Any]:
 
 def reset_by_signal(stack: Stack) -> dict[str, Any]:
     """SIGHUP: the client starts over with new keys and sockets and comes back by itself, any number of times."""
-    import signal
-
     client = stack.topology.client
     waits = []
     for _ in range(3):
@@ -128,7 +129,10 @@ def reset_by_signal(stack: Stack) -> dict[str, Any]:
         stack.client.process.send_signal(signal.SIGHUP)
         waits.append(round(wait_for_page(client, RESOURCE_ADDRESS, RESOURCE_PORT, RETRY_LIMIT_S), 2))
     # Sockets that nobody watches would still be read when a timer fires: alive, but a thousand times slower.
-    return {"waits_s": waits, "rtt_ms": ping(client, RESOURCE_ADDRESS, count=20), "is_running": stack.client.process.poll() is None}
+    return {
+        "waits_s": waits, "rtt_ms": ping(client, RESOURCE_ADDRESS, count=20), "is_running": stack.client.process.poll() is None,
+        "path": stack.path(), "complaints": stack.complaints(),
+    }  # fmt: skip
 
 
 def device_deleted(stack: Stack) -> dict[str, Any]:
@@ -170,9 +174,10 @@ SCENARIOS = {
 
 def main() -> None:
     logs = Path(tempfile.mkdtemp(prefix="firezone-test-"))
-    stack = Stack.start(logs, lambda step: None)
+    name, *arguments = sys.argv[1:]
+    stack = Stack.start(logs, lambda step: None, is_relayed=name.endswith(RELAYED))
     try:
-        found = SCENARIOS[sys.argv[1]](stack, *sys.argv[2:])  # type: ignore[operator]
+        found = SCENARIOS[name.removesuffix(RELAYED)](stack, *arguments)  # type: ignore[operator]
     except BaseException:
         for program in (stack.portal, stack.gateway, stack.client):
             print(program.quote(20), file=sys.stderr)

@@ -133,6 +133,20 @@ def test_a_relay_that_returns_with_another_secret_is_used_again() -> None:
     assert reaches(client, gateway)
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.03, 0.2, 5.0])
+def test_a_client_that_starts_over_is_back_over_the_same_relay(pause: float) -> None:
+    world, client, gateway = connected("203.0.113.10")
+    for turn in range(3):
+        former = client.machine.public_key
+        client.call(client.machine.reset)
+        world.run(pause)
+        client.send(request(client, 100 + turn))
+        assert world.run_until(lambda turn=turn: request(client, 100 + turn) in gateway.received(), 5) < 1.5  # type: ignore[misc]
+        assert client.machine.public_key != former
+        assert reaches(client, gateway, number=200 + turn)
+    assert len(world.relays[0].model.leases) == 2, "one for each end: the former ones were given back or taken over"
+
+
 def test_relayed_traffic_leaves_nothing_behind() -> None:
     """Blocks of the interpreter stay flat while packets pass."""
     _, client, gateway = connected()

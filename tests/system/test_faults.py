@@ -44,10 +44,13 @@ def test_foreign_sources_and_unknown_destinations_get_no_answer() -> None:
     assert found["page"] == 200
 
 
-def test_client_starts_over_on_sighup_any_number_of_times() -> None:
-    found = run("reset_by_signal")
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+def test_client_starts_over_on_sighup_any_number_of_times(way: str) -> None:
+    found = run("reset_by_signal" if way == "direct" else "reset_by_signal-relayed")
     assert found["is_running"]
-    assert all(wait < RETRY_LIMIT_S for wait in found["waits_s"])
+    assert all(wait < 5.0 for wait in found["waits_s"])
+    assert found["path"].startswith(way)
+    assert not found["complaints"]
     assert found["rtt_ms"]["p50"] < 100
 
 
