@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -172,11 +172,11 @@ class PortalServer:
 
     async def _judge(self, websocket: ServerConnection, request: Request) -> Response | None:
         """Answers the upgrade: None lets it happen."""
-        parts = urlsplit(request.path)
-        if parts.path == "/healthz":
+        path, _, query = request.path.partition("?")
+        if path == "/healthz":
             return websocket.respond(HTTPStatus.OK, "ok\n")
         upgrade = Upgrade(
-            parts.path, dict(parse_qsl(parts.query)), request.headers.get("User-Agent", ""), websocket.remote_address[0],
+            path, dict(parse_qsl(query)), request.headers.get("User-Agent", ""), websocket.remote_address[0],
             request.headers.get("X-Authorization", ""),
         )  # fmt: skip
         try:

@@ -257,7 +257,14 @@ def test_a_file_that_is_no_certificate_is_named(directory: Path) -> None:
 async def test_it_answers_health_checks_and_plain_requests(port: int, start: Callable[..., Program]) -> None:
     program = start()
     await program.until("listening")
-    for path, status in (("/healthz", "200 OK"), ("/", "404 Not Found"), ("/client/websocket", "401 Unauthorized")):
+    answers = {
+        "/healthz": "200 OK",
+        "/healthz?x": "200 OK",
+        "/": "404 Not Found",
+        "//[": "404 Not Found",
+        "/client/websocket": "401 Unauthorized",
+    }
+    for path, status in answers.items():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         assert (await asyncio.wait_for(reader.readline(), DEADLINE_S)).decode().strip() == f"HTTP/1.1 {status}"
