@@ -40,8 +40,11 @@ LISTEN_BUFFER_SIZE = 32 << 20
 """All clients share it."""
 ALLOCATION_BUFFER_SIZE = 8 << 20
 """What the peers of one client may send while we do not run; a bound on memory, not memory that is used."""
-WANTED_DESCRIPTORS = 2 * 16_384 + 256
-"""Both families of every port of the default range, and what the rest of the program opens."""
+RESERVED_DESCRIPTORS = 256
+"""What the rest of the program may need at any time: probes and orders (32 connections each), the portal's connection, files. A
+relay whose allocations took them all would fail its health check and could not log in again."""
+WANTED_DESCRIPTORS = 2 * 16_384 + RESERVED_DESCRIPTORS
+"""Both families of every port of the default range, and the rest."""
 
 
 class RelaySource:
@@ -86,7 +89,7 @@ class RelaySockets:
         self._errors: list[Exception] = []
         self._no_socket = 0
         self._gso = True
-        _raise_descriptor_limit()
+        self._most_sockets = max(_raise_descriptor_limit() - RESERVED_DESCRIPTORS, 2 * len(addresses))
         for family, host in addresses.items():
             try:
                 self._open(listen_port, family, host, LISTEN_BUFFER_SIZE)
@@ -100,7 +103,9 @@ class RelaySockets:
     # ports of allocations
 
     def open(self, port: int, families: tuple[int, ...]) -> bool:
-        """Opens one socket per family on the port, all or none. Returns False when it is taken or no descriptor is left."""
+        """Opens one socket per family on the port, all or none. Returns False when it is taken or no descriptor is left for it."""
+        if len(self._sockets) + len(families) > self._most_sockets:
+            return False
         for family in families:
             try:
                 self._open(port, family, self._addresses[family], ALLOCATION_BUFFER_SIZE)
@@ -273,12 +278,16 @@ class RelaySockets:
         self._table.set(*key, BLOCKED)
 
 
-def _raise_descriptor_limit() -> None:
-    """Asks for a descriptor per family and port; where that is not allowed, for as many as the system lets us have."""
+def _raise_descriptor_limit() -> int:
+    """Asks for a descriptor per family and port; where that is not allowed, for as many as the system lets us have.
+
+    Returns: how many there are.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < WANTED_DESCRIPTORS:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (WANTED_DESCRIPTORS, WANTED_DESCRIPTORS))
-            return
+            return WANTED_DESCRIPTORS
         log.info("fewer descriptors than ports: allocations beyond are refused", descriptors=hard, wanted=WANTED_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

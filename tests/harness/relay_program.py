@@ -40,12 +40,15 @@ class RelayProgram:
 
     arguments: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
+    descriptors: int | None = None
+    """Files it may open, if not as many as we."""
 
     def __post_init__(self) -> None:
         self.port, self.health, self.control = free_port(), free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FIREZONE")}
         self.process = subprocess.Popen(
             [
+                *self._limited(),
                 sys.executable, "-m", "firezone.relay", "--public-ip4-addr", "127.0.0.1", "--listen-port", str(self.port),
                 "--lowest-port", "20000", "--highest-port", "20999", "--health-check-addr", f"127.0.0.1:{self.health}",
                 "--control-endpoint", f"127.0.0.1:{self.control}", *self.arguments,
@@ -53,6 +56,13 @@ class RelayProgram:
             cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT), "RUST_LOG": "info"} | self.variables, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+    def _limited(self) -> list[str]:
+        """What starts a program that may open so many files and not ask for more, though it be root."""
+        if self.descriptors is None:
+            return []
+        powerless = ["setpriv", "--bounding-set=-sys_resource"] if os.geteuid() == 0 else []
+        return ["prlimit", f"--nofile={self.descriptors}", *powerless]
 
     def wait_until_up(self) -> None:
         deadline = time.monotonic() + DEADLINE_S

@@ -106,6 +106,19 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(alone: RelayProgram) 
     assert len(err.splitlines()) == 1
 
 
+def test_allocations_leave_descriptors_for_the_rest_of_the_program() -> None:
+    """A relay at its limit refuses allocations; it must not look dead to its probes."""
+    relay = RelayProgram(variables={"FIREZONE_RELAY_SECRET": SECRET}, descriptors=300)
+    relay.wait_until_up()
+    clients = [SocketTurnClient(relay.port, username=f"1999999999:{number}") for number in range(60)]
+    answers = [client.ask(Method.ALLOCATE, (Attribute.REQUESTED_TRANSPORT, 17)) for client in clients]
+    refused = [answer for answer in answers if answer.message_class is MessageClass.ERROR]
+    assert 0 < len(refused) < 60
+    assert relay.ask(relay.health, "/healthz")[0] == 200
+    assert relay.metrics()["allocations_total"] == 60 - len(refused)
+    assert relay.end()[0] == 0
+
+
 def test_garbage_does_no_harm(alone: RelayProgram) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for size in range(200):
