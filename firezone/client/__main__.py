@@ -53,6 +53,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
+@click.option("--portal-api", cls=Option, envvar="FIREZONE_PORTAL_API", type=click.Choice(["v1", "v2"]), default="v1",
+              show_default=True, help="Generation of the portal's protocol: every portal speaks v1, newer ones both.")  # fmt: skip
 @click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--inc-buf", cls=Option, envvar="FIREZONE_INC_BUF", is_flag=True,
@@ -62,7 +64,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     mode: tuple[str, ...], api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int | None, dns_control: str, ca_file: Path | None, inc_buf: bool, check: bool,
-    exit_after_setup: bool, reader_threads: str, activate_internet_resource: bool,
+    exit_after_setup: bool, reader_threads: str, activate_internet_resource: bool, portal_api: str,
 ) -> None:  # fmt: skip
     """Connects this machine to the resources a Firezone portal grants it."""
     from firezone.base.errors import ConfigError
@@ -89,7 +91,7 @@ def main(
     config = ClientConfig(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=inc_buf, dns_control=dns_control,
-        ca_file=None if ca_file is None else str(ca_file),
+        portal_generation=int(portal_api[1:]), ca_file=None if ca_file is None else str(ca_file),
         exit_after_setup=exit_after_setup, reader_threads=reader_threads, is_internet_active=activate_internet_resource,
         device_serial=identity.smbios_value("product_serial"), device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip

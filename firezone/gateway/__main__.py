@@ -55,6 +55,8 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 @click.option("--reader-threads", cls=Option, envvar="FIREZONE_READER_THREADS", type=click.Choice(["auto", "on", "off"]),
               default="auto", show_default=True,
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
+@click.option("--portal-api", cls=Option, envvar="FIREZONE_PORTAL_API", type=click.Choice(["v1", "v2"]), default="v1",
+              show_default=True, help="Generation of the portal's protocol: every portal speaks v1, newer ones both.")  # fmt: skip
 @click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--no-inc-buf", cls=Option, envvar="FIREZONE_NO_INC_BUF", is_flag=True,
@@ -64,6 +66,7 @@ def main(
     token: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
     ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str, open_own_address: bool,
+    portal_api: str,
 ) -> None:  # fmt: skip
     """Lets clients reach the resources of this site. TOKEN is better given as $FIREZONE_TOKEN: command lines are public."""
     from firezone.base.errors import ConfigError
@@ -90,6 +93,7 @@ def main(
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
         health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
         reader_threads=reader_threads, is_own_address_open=open_own_address,
+        portal_generation=int(portal_api[1:]),
     )  # fmt: skip
     start.run_program(run_gateway(config), prefix="Firezone gateway ended")
 

@@ -47,8 +47,13 @@ STEP_TIMEOUT_S = 20.0
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
-def run_memory_demo(logs: Path, seconds: float, progress: Callable[[str], None]) -> Report:
-    """Runs the demo in memory mode. What goes wrong is in the report."""
+def run_memory_demo(
+    logs: Path, seconds: float, progress: Callable[[str], None], *, generations: tuple[int, int] = (1, 1)
+) -> Report:
+    """Runs the demo in memory mode. What goes wrong is in the report.
+
+    `generations`: of the portal's protocol, as the client and the gateway speak it.
+    """
     import uvloop
 
     report = Report("memory: rings in place of TUN devices, real loopback sockets", str(logs))
@@ -59,7 +64,7 @@ def run_memory_demo(logs: Path, seconds: float, progress: Callable[[str], None])
         progress("portal")
         port = _free_port()
         tokens, portal = _start_portal(logs, port)
-        uvloop.run(_run(report, f"ws://127.0.0.1:{port}", tokens, seconds, progress))
+        uvloop.run(_run(report, f"ws://127.0.0.1:{port}", tokens, seconds, progress, generations))
     except (FirezoneError, OSError, TimeoutError) as error:
         report.errors.append(str(error) or "a step took too long")
     finally:
@@ -69,16 +74,24 @@ def run_memory_demo(logs: Path, seconds: float, progress: Callable[[str], None])
     return report
 
 
-async def _run(report: Report, url: str, tokens: dict[str, str], seconds: float, progress: Callable[[str], None]) -> None:
+async def _run(
+    report: Report, url: str, tokens: dict[str, str], seconds: float, progress: Callable[[str], None], generations: tuple[int, int]
+) -> None:  # fmt: skip
     hosts = {family: host for family, host in _LOOPBACK.items() if _has(family)}
     (gateway_ends, gateway_tun), (client_ends, client_tun) = memory_ends(hosts), memory_ends(hosts)
     addresses = list(hosts.values())
     gateway = GatewayProgram(
-        GatewayConfig(api_url=url, token=SecretText(tokens["gateway"]), device_id="memory-gateway", name="memory gateway"),
+        GatewayConfig(
+            api_url=url, token=SecretText(tokens["gateway"]), device_id="memory-gateway", name="memory gateway",
+            portal_generation=generations[1],
+        ),
         gateway_ends, addresses=addresses, owns_process=False,
     )  # fmt: skip
     client = ClientProgram(
-        ClientConfig(api_url=url, token=SecretText(tokens["client"]), device_id="memory-client", name="memory client"),
+        ClientConfig(
+            api_url=url, token=SecretText(tokens["client"]), device_id="memory-client", name="memory client",
+            portal_generation=generations[0],
+        ),
         client_ends, addresses=addresses, owns_process=False,
     )  # fmt: skip
     tasks = [asyncio.create_task(gateway.run()), asyncio.create_task(client.run())]

@@ -12,9 +12,10 @@ from firezone.io.dns_control import DISABLED, make_dns_control
 from firezone.io.service_manager import notify_ready
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
-from firezone.proto.client.state import ClientState, ResourcesUpdated, TunConfig
+from firezone.proto.client.state import ClientState, MessageIgnored, ResourcesUpdated, TunConfig
 from firezone.proto.phoenix.login import COMPATIBLE_CLIENT_VERSION, LoginUrl
 from firezone.wire.portal import client as wire
+from firezone.wire.portal.v2 import client as wire2
 
 if TYPE_CHECKING:
     from firezone.loop.config import ClientConfig
@@ -27,11 +28,12 @@ class ClientProgram(TunnelProgram[ClientState]):
 
     topic = wire.TOPIC
     compatible_version = COMPATIBLE_CLIENT_VERSION
-    from_portal = wire.FROM_PORTAL
-    to_portal = wire.TO_PORTAL
+    vocabularies = {1: (wire.FROM_PORTAL, wire.TO_PORTAL), 2: (wire2.FROM_PORTAL, wire2.TO_PORTAL)}
 
     def __init__(self, config: ClientConfig, ends: Ends, *, addresses: list[str] | None = None, owns_process: bool = True) -> None:
-        super().__init__(config, ends, ClientState, addresses=addresses, owns_process=owns_process)
+        super().__init__(
+            config, ends, ClientState, addresses=addresses, owns_process=owns_process, generation=config.portal_generation
+        )  # fmt: skip
         self.config: ClientConfig = config
         self.ready = asyncio.Event()
         """Set when the first TUN configuration is applied."""
@@ -82,6 +84,8 @@ class ClientProgram(TunnelProgram[ClientState]):
             case ResourcesUpdated(resources):
                 log.info("resources", count=len(resources), online=sum(view.status.name == "ONLINE" for view in resources))
                 await self.dns.flush()
+            case MessageIgnored(what):
+                log.debug("the portal speaks of what this client has no use for", what=what)
             case _:
                 log.debug("event", event=type(event).__name__)
 
@@ -122,7 +126,7 @@ def client_login_url(config: ClientConfig) -> LoginUrl:
     """Returns where a client logs in. Raises ConfigError for a portal URL that is none."""
     return LoginUrl.client(
         config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name,
-        device_serial=config.device_serial, device_uuid=config.device_uuid,
+        device_serial=config.device_serial, device_uuid=config.device_uuid, generation=config.portal_generation,
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ class TunnelConfig:
     """Raise the kernel's ceilings for socket buffers."""
     reader_threads: str = "auto"
     """auto, on or off: whether threads of their own read the devices."""
+    portal_generation: int = 1
+    """Of the portal's protocol, 1 or 2: what is asked for and how messages are called."""
     ca_file: str | None = None
     """Certificates to trust for the portal beside the system's; None: the system's only."""
 

@@ -21,6 +21,7 @@ from firezone.loop.program import TunnelProgram
 from firezone.proto.gateway.state import AccessChanged, GatewayState, GatewayTunConfig, ResolveName
 from firezone.proto.phoenix.login import COMPATIBLE_GATEWAY_VERSION, LoginUrl
 from firezone.wire.portal import gateway as wire
+from firezone.wire.portal.v2 import gateway as wire2
 
 if TYPE_CHECKING:
     from firezone.loop.config import GatewayConfig
@@ -33,8 +34,7 @@ class GatewayProgram(TunnelProgram[GatewayState]):
 
     topic = wire.TOPIC
     compatible_version = COMPATIBLE_GATEWAY_VERSION
-    from_portal = wire.FROM_PORTAL
-    to_portal = wire.TO_PORTAL
+    vocabularies = {1: (wire.FROM_PORTAL, wire.TO_PORTAL), 2: (wire2.FROM_PORTAL, wire2.TO_PORTAL)}
 
     def __init__(self, config: GatewayConfig, ends: Ends, *, addresses: list[str] | None = None, owns_process: bool = True) -> None:
         super().__init__(config, ends, GatewayState, addresses=addresses, owns_process=owns_process)
@@ -49,7 +49,9 @@ class GatewayProgram(TunnelProgram[GatewayState]):
 
     def login_url(self) -> LoginUrl:
         config = self.config
-        return LoginUrl.gateway(config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name)
+        return LoginUrl.gateway(
+            config.api_url, config.token.reveal(), device_id=config.device_id, name=config.name, generation=config.portal_generation
+        )  # fmt: skip
 
     def install_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         super().install_signals(loop)

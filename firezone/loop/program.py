@@ -33,7 +33,7 @@ from firezone.proto.snownet.events import PathChosen
 from firezone.proto.tunnel_state import ConnectionChanged, PortalWanted, ReconnectPortal, RelayEnded, SendToPortal, TunnelState
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from firezone.loop.config import TunnelConfig
     from firezone.loop.ends import Ends
@@ -56,12 +56,12 @@ class TunnelProgram(Generic[State]):
     user_agent_word: str
     compatible_version: str
     """Version we present ourselves as; portals pair and gate by it."""
-    from_portal: Vocabulary
-    to_portal: Vocabulary
+    vocabularies: Mapping[int, tuple[Vocabulary, Vocabulary]]
+    """By generation of the protocol: what the portal says to us, what we say to it."""
 
     def __init__(self, config: TunnelConfig, ends: Ends, state_class: type[State], *, addresses: list[str] | None = None,
-                 owns_process: bool = True) -> None:  # fmt: skip
-        """Prepares; `run` starts.
+                 owns_process: bool = True, **state_options: Any) -> None:  # fmt: skip
+        """Prepares; `run` starts. `state_options` are for the state alone.
 
         `addresses` replaces what netlink says of our local addresses (memory mode). `owns_process` False leaves the process's
         signals to whoever runs several programs in it.
@@ -72,9 +72,10 @@ class TunnelProgram(Generic[State]):
         self.clock = BootClock()
         self._rng = SystemRng()
         tables = Tables(self._rng.bytes(48))
-        self.state: State = state_class(  # type: ignore[call-arg]
-            store=tables.sessions, channels=tables.channels, rng=self._rng, now=self.clock.now(), utc=self.clock.utc()
-        )
+        self.state: State = state_class(
+            store=tables.sessions, channels=tables.channels, rng=self._rng, now=self.clock.now(), utc=self.clock.utc(),
+            **state_options,
+        )  # fmt: skip
         self.state.set_portal_reached(False, self.clock.now())
         self.host = Host(self.clock, ends, tables, DeadlineTimer())
         self.netlink = Netlink(ends.device) if ends.device is not None else None
@@ -169,9 +170,10 @@ class TunnelProgram(Generic[State]):
     def _make_portal(self) -> PortalConnection:
         config = self.config
         tls = None if config.ca_file is None else ssl.create_default_context(cafile=config.ca_file)
+        from_portal, to_portal = self.vocabularies[config.portal_generation]
         return PortalConnection(
-            self.login_url(), self.topic, user_agent=system_user_agent(self.compatible_version), from_portal=self.from_portal,
-            to_portal=self.to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
+            self.login_url(), self.topic, user_agent=system_user_agent(self.compatible_version), from_portal=from_portal,
+            to_portal=to_portal, on_message=self._on_message, rng=self._rng, public_key=self.state.public_key,
             on_state=self._on_portal_state, mark=self.ends.mark, max_partition_ns=config.max_partition, tls=tls,
             resolve=self.resolve_portal, clock=self.clock.now,
         )  # fmt: skip

@@ -9,7 +9,8 @@ Source: Firezone `rust/connlib/tunnel/src/client.rs`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from firezone.base.errors import NoRelays
 from firezone.base.ids import ConnectionId, GatewayId
@@ -21,7 +22,9 @@ from firezone.proto.client.traffic import ClientTraffic
 from firezone.proto.tunnel_state import ReconnectPortal, credentials
 from firezone.wire.ip import decode_ip, prohibited, unreachable
 from firezone.wire.portal import client as wire
+from firezone.wire.portal.shared import NoRelays as NoRelaysMessage
 from firezone.wire.portal.shared import RelaysPresence
+from firezone.wire.portal.v2 import client as wire2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +33,14 @@ if TYPE_CHECKING:
     from firezone.base.timing import Instant, UnixTime
     from firezone.wire.portal.shared import ClientInterface
 
-__all__ = ["ClientState", "ResourcesUpdated", "SiteReachable", "TunConfig"]
+__all__ = ["ClientState", "MessageIgnored", "ResourcesUpdated", "SiteReachable", "TunConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageIgnored:
+    """The portal speaks of something newer clients have a use for: peers, and pools of them."""
+
+    what: str
 
 
 class ClientState(ClientTraffic):
@@ -81,8 +91,8 @@ class ClientState(ClientTraffic):
             self._pending.on_portal_lost()
         super().set_portal_reached(is_reached, now)
 
-    def handle_portal(self, message: wire.FromPortal, now: Instant, utc: UnixTime) -> None:
-        """Takes one message of the portal."""
+    def handle_portal(self, message: object, now: Instant, utc: UnixTime) -> None:
+        """Takes one message of the portal, of either generation."""
         match message:
             case wire.Init(interface=interface, resources=resources, relays=relays):
                 self._set_interface(interface)
@@ -106,7 +116,8 @@ class ClientState(ClientTraffic):
             case RelaysPresence(disconnected_ids=gone, connected=relays):
                 self._update_relays(gone, relays, now)
             case _:
-                assert_never(message)
+                self._events.append(MessageIgnored(type(message).__name__))
+                return
         self._refresh(now)
 
     def _set_interface(self, interface: ClientInterface) -> None:
@@ -122,14 +133,23 @@ class ClientState(ClientTraffic):
 
     def _set_resources(self, resources: Iterable[wire.Resource], now: Instant) -> None:
         """Applies a whole list without touching what stays in it."""
-        listed = list(resources)
+        listed = [resource for resource in resources if self._is_of_use(resource)]
         wanted = {resource.id for resource in listed}
         for resource_id in [known for known in self._book.resources if known not in wanted]:
             self._remove_resource(resource_id, now)
         for resource in listed:
             self._add_resource(resource, now)
 
+    def _is_of_use(self, resource: object) -> bool:
+        """Tells resources from pools of devices, which newer clients reach without a gateway."""
+        is_known = isinstance(resource, (wire.CidrResource, wire.DnsResource, wire.InternetResource))
+        if not is_known:
+            self._events.append(MessageIgnored(type(resource).__name__))
+        return is_known
+
     def _add_resource(self, resource: wire.Resource, now: Instant) -> None:
+        if not self._is_of_use(resource):
+            return
         if self._book.must_restart(resource):
             self._remove_resource(resource.id, now)
         if self._book.resources.get(resource.id) != resource:
@@ -176,7 +196,7 @@ class ClientState(ClientTraffic):
                 now,
             )
         except NoRelays:
-            self._events.append(ReconnectPortal(self.public_key, "no address to offer to gateways"))
+            self._want_relays()
             return
         if self.node.row_of(cid) != former_row:
             # On new terms it may be to a gateway that was started anew: each resource must be asked for again.
@@ -190,6 +210,13 @@ class ClientState(ClientTraffic):
         if resource.id in self._asked_in_site:
             del self._asked_in_site[resource.id]
             self._events.append(SiteReachable(resource.id, message.gateway_ipv4, message.gateway_ipv6))
+
+    def _want_relays(self) -> None:
+        """What waited is lost; the next packet asks again."""
+        if self._generation == 1:
+            self._events.append(ReconnectPortal(self.public_key, "no address to offer to gateways"))
+        else:
+            self._tell_portal(NoRelaysMessage())
 
     def _fail_flow(self, message: wire.FlowCreationFailed, now: Instant) -> None:
         resource = self._book.resources.get(message.resource_id)
@@ -219,6 +246,9 @@ class ClientState(ClientTraffic):
 
     def _on_candidates(self, cid: ConnectionId, candidates: tuple[str, ...], *, are_new: bool) -> object:
         gateways = (GatewayId(cid),)
+        if self._generation == 2:
+            kind = wire2.NewGatewayIceCandidates if are_new else wire2.InvalidateGatewayIceCandidates
+            return kind(gateway_id=gateways[0], candidates=candidates)
         if are_new:
             return wire.BroadcastIceCandidates(gateway_ids=gateways, candidates=candidates)
         return wire.BroadcastInvalidatedIceCandidates(gateway_ids=gateways, candidates=candidates)

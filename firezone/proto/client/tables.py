@@ -52,16 +52,19 @@ class ClientTables(TunnelState):
 
     def __init__(
         self, *, store: SessionStore, rng: Rng, now: Instant, utc: UnixTime, channels: ChannelGate | None = None,
-        is_one_resource_per_name: bool = True,
+        generation: int = 1, is_one_resource_per_name: bool | None = None,
     ) -> None:  # fmt: skip
-        """`is_one_resource_per_name`: what gateways of the first protocol version need, see `proto.client.names`."""
+        """`generation` is that of the portal's protocol.
+
+        `is_one_resource_per_name`: what gateways of the first generation need, see `proto.client.names`. None: if we are of it.
+        """
         super().__init__(Role.CLIENT, store=store, rng=rng, now=now, utc=utc, channels=channels)
+        self._generation = generation
         self._book = ResourceBook()
         self._gateways = Gateways()
         self._dns = NameService()
-        self._names = Names(
-            self._dns.resolver, self._book, self._gateways, is_one_resource_per_name=is_one_resource_per_name
-        )  # fmt: skip
+        is_single = generation == 1 if is_one_resource_per_name is None else is_one_resource_per_name
+        self._names = Names(self._dns.resolver, self._book, self._gateways, is_one_resource_per_name=is_single)
         self._routing = Routing(self._book, self._names)
         self._own: tuple[Address, ...] = ()
         self._tun_config: TunConfig | None = None

@@ -48,29 +48,30 @@ class LoginUrl:
         name: str,
         device_serial: str | None = None,
         device_uuid: str | None = None,
+        generation: int = 1,
     ) -> LoginUrl:
-        """Builds a client's URL. Raises ConfigError for a URL that is none."""
+        """Builds a client's URL. `generation` of the protocol is 1 or 2. Raises ConfigError for a URL that is none."""
         return cls._build(
-            api_url, "client", token, external_id=external_id(device_id), name=name,
+            api_url, _paths("client")[generation], token, external_id=external_id(device_id), name=name,
             device_serial=device_serial, device_uuid=device_uuid,
         )  # fmt: skip
 
     @classmethod
-    def gateway(cls, api_url: str, token: str, *, device_id: str, name: str) -> LoginUrl:
-        """Builds a gateway's URL. Raises ConfigError for a URL that is none."""
-        return cls._build(api_url, "gateway", token, external_id=external_id(device_id), name=name)
+    def gateway(cls, api_url: str, token: str, *, device_id: str, name: str, generation: int = 1) -> LoginUrl:
+        """Builds a gateway's URL. `generation` of the protocol is 1 or 2. Raises ConfigError for a URL that is none."""
+        return cls._build(api_url, _paths("gateway")[generation], token, external_id=external_id(device_id), name=name)
 
     @classmethod
     def relay(cls, api_url: str, token: str, *, name: str | None, ipv4: str | None, ipv6: str | None, port: int = 3478) -> LoginUrl:
         """Builds a relay's URL. Raises ConfigError for a URL that is none."""
-        return cls._build(api_url, "relay", token, name=name, ipv4=ipv4, ipv6=ipv6, port=str(port))
+        return cls._build(api_url, "relay/websocket", token, name=name, ipv4=ipv4, ipv6=ipv6, port=str(port))
 
     @classmethod
-    def _build(cls, api_url: str, role: str, token: str, **parameters: str | None) -> LoginUrl:
+    def _build(cls, api_url: str, endpoint: str, token: str, **parameters: str | None) -> LoginUrl:
         scheme, host, port, path = _split(api_url)
         given = {"token": "".join(token.split()), **parameters}
         return cls(
-            scheme, host, port, f"{path.removesuffix('/')}/{role}/websocket",
+            scheme, host, port, f"{path.removesuffix('/')}/{endpoint}",
             tuple((key, SecretText(value)) for key, value in given.items() if value is not None),
         )  # fmt: skip
 
@@ -115,6 +116,11 @@ def user_agent(
     known = "; ".join(part for part in (arch, kernel) if part)
     text = f"{os_type}/{os_version} {word}/{version}" + (f" ({known})" if known else "")
     return "".join(char for char in text if " " <= char <= "~")
+
+
+def _paths(role: str) -> dict[int, str]:
+    """The path says which generation of the protocol is spoken."""
+    return {1: f"{role}/websocket", 2: f"{role}/v2/websocket"}
 
 
 def _split(api_url: str) -> tuple[str, str, int, str]:

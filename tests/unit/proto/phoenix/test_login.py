@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -15,7 +16,7 @@ ID = "8C6D5A1E-33F0-4B58-9A1D-0F2E4C6B8A70"
 HASHED = "bf93157db05892569c3151f42bbc415a467e25bf219186976941270d10688ee2"
 
 
-def client_at(api_url: str, **more: str) -> LoginUrl:
+def client_at(api_url: str, **more: Any) -> LoginUrl:
     return LoginUrl.client(api_url, "t", device_id="id", name="n", **more)
 
 
@@ -86,3 +87,9 @@ def test_the_user_agent_holds_printable_ascii_only() -> None:
     )
     assert user_agent("Debian", "12", "1.5.4", kernel="6.1-kernél\r\nX: y") == "Debian/12 connlib/1.5.4 (6.1-kernlX: y)"
     assert user_agent("iOS", "18", "1.5.0") == "iOS/18 connlib/1.5.0"
+
+
+def test_the_path_says_which_generation_is_spoken() -> None:
+    assert client_at("wss://p.test", generation=2).origin == "wss://p.test:443/client/v2/websocket"
+    gateway = LoginUrl.gateway("wss://p.test/base", "t", device_id="id", name="n", generation=2)
+    assert gateway.origin == "wss://p.test:443/base/gateway/v2/websocket"
