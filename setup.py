@@ -45,8 +45,11 @@ MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.channel", ("fz_channel.c",)),
     ("firezone.kernels.demux", ("fz_demux.c", "fz_channel.c")),
     ("firezone.kernels.route", ("fz_route.c", "fz_lpm.c", "fz_memo.c")),
-    ("firezone.kernels.relay", ("fz_relay.c", "fz_addrmap.c")),
-    ("firezone.io.relay_batch", ("fz_pump.c", "fz_udp.c", "fz_relay.c", "fz_addrmap.c", "fz_split.c", "fz_csum.c", "fz_ip.c")),
+    ("firezone.kernels.relay", ("fz_relay.c", "fz_fair.c", "fz_addrmap.c")),
+    (
+        "firezone.io.relay_batch",
+        ("fz_pump.c", "fz_udp.c", "fz_relay.c", "fz_fair.c", "fz_addrmap.c", "fz_split.c", "fz_csum.c", "fz_ip.c"),
+    ),
     ("firezone.kernels.filter", ("fz_filter.c", "fz_lpm.c", "fz_memo.c")),
     ("firezone.kernels.nat", ("fz_nat.c", "fz_nat_stage.c", "fz_addrmap.c", "fz_csum.c", "fz_ip.c")),
     ("firezone.kernels.offload", ("fz_split.c", "fz_join.c", "fz_csum.c", "fz_ip.c")),

@@ -16,12 +16,12 @@ static inline void sip_round(uint64_t v[4]) {
 }
 
 /* One compression round per word, three at the end: enough against strangers who see neither hash nor order of the entries. */
-uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key) {
+uint64_t fz_addrmap_hash64(const uint64_t seed[2], const fz_addrmap_key *key) {
   uint64_t words[3];
   _Static_assert(sizeof(fz_addrmap_key) == sizeof words, "the key is three words without padding");
   memcpy(words, key, sizeof words);
-  uint64_t v[4] = {m->seed[0] ^ 0x736f6d6570736575u, m->seed[1] ^ 0x646f72616e646f6du, m->seed[0] ^ 0x6c7967656e657261u,
-                   m->seed[1] ^ 0x7465646279746573u};
+  uint64_t v[4] = {seed[0] ^ 0x736f6d6570736575u, seed[1] ^ 0x646f72616e646f6du, seed[0] ^ 0x6c7967656e657261u,
+                   seed[1] ^ 0x7465646279746573u};
   for (int i = 0; i < 3; i++) {
     v[3] ^= words[i];
     sip_round(v);
@@ -33,7 +33,7 @@ uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key) {
   v[0] ^= last;
   v[2] ^= 0xff;
   for (int i = 0; i < 3; i++) sip_round(v);
-  return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+  return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
 static uint32_t home(const fz_addrmap *m, uint32_t hash) { return hash >> (32 - m->bits); }

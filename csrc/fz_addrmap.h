@@ -42,6 +42,9 @@ static inline fz_addrmap_key fz_addrmap_key_of(const fz_addr *address, uint16_t 
   return key;
 }
 
+/* SipHash-1-3 of a key under a seed. */
+uint64_t fz_addrmap_hash64(const uint64_t seed[2], const fz_addrmap_key *key);
+
 /* True when one more key may be inserted. */
 static inline bool fz_addrmap_has_room(const fz_addrmap *m) { return m->bits && 2 * ((uint64_t)m->count + 1) <= 1ull << m->bits; }
 
@@ -49,7 +52,7 @@ static inline bool fz_addrmap_has_room(const fz_addrmap *m) { return m->bits && 
 int32_t fz_addrmap_find(const fz_addrmap *m, const fz_addrmap_key *key);
 
 /* The same in two steps, for those who look up many: hash all, prefetch all, then find. The hash of a key never changes. */
-uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key);
+static inline uint32_t fz_addrmap_hash(const fz_addrmap *m, const fz_addrmap_key *key) { return (uint32_t)fz_addrmap_hash64(m->seed, key); }
 int32_t fz_addrmap_find_hashed(const fz_addrmap *m, const fz_addrmap_key *key, uint32_t hash);
 
 static inline void fz_addrmap_prefetch(const fz_addrmap *m, uint32_t hash) {

@@ -61,19 +61,21 @@ static void send_to_client(fz_relay *r, fz_batch *b, uint32_t row, const fz_rela
   count_size(&r->stats, b->length[row]);
 }
 
-/* Hands a row to the machine while `left` lasts. */
-static void punt(fz_batch *b, uint32_t row, uint8_t reason, uint32_t *left) {
-  if (*left == 0) {
-    fz_row_drop(b, row, FZ_PUNT_LIMIT);
-    return;
-  }
-  --*left;
-  fz_row_punt(b, row, reason);
+/* Hands a row to the machine, if who it comes from may have that. */
+static void punt(fz_relay *r, fz_batch *b, uint32_t row, uint8_t reason, enum fz_relay_asker kind, const fz_addrmap_key *asker) {
+  if (fz_fair_take(&r->allowances[kind], asker)) fz_row_punt(b, row, reason);
+  else fz_row_drop(b, row, FZ_PUNT_LIMIT);
 }
 
-static bool is_holder(const fz_relay *r, const fz_addr *client) {
-  fz_addrmap_key key = fz_addrmap_key_of(client, 0);
-  return fz_addrmap_find(&r->holders, &key) >= 0;
+static void punt_stun(fz_relay *r, fz_batch *b, uint32_t row) {
+  fz_addrmap_key client = fz_addrmap_key_of(&b->remote[row], 0), network = fz_fair_network_of(&b->remote[row]);
+  bool is_holder = fz_addrmap_find(&r->holders, &client) >= 0;
+  punt(r, b, row, FZ_STUN, is_holder ? FZ_RELAY_HOLDERS : FZ_RELAY_STRANGERS, is_holder ? &client : &network);
+}
+
+static void punt_peer_data(fz_relay *r, fz_batch *b, uint32_t row) {
+  fz_addrmap_key allocation = {.number = b->socket[row]};
+  punt(r, b, row, FZ_PEER_DATA, FZ_RELAY_PEERS, &allocation);
 }
 
 /* Hands a datagram of a peer over to the client whose channel has been found, or says why not. */
@@ -89,7 +91,7 @@ static void take_from_peer(fz_relay *r, fz_batch *b, uint32_t row, int32_t slot)
   fz_addrmap_key key = fz_addrmap_key_of(&b->remote[row], b->socket[row]);
   key.address.port = 0;
   if (r->permitted.count && fz_addrmap_find(&r->permitted, &key) >= 0) {
-    punt(b, row, FZ_PEER_DATA, &r->strangers_left);
+    punt_peer_data(r, b, row);
   } else {
     fz_row_drop(b, row, FZ_NO_CHANNEL);
   }
@@ -139,7 +141,7 @@ static void take_from_client(fz_relay *r, fz_batch *b, uint32_t row, int32_t slo
     b->length[row] = length;
     send_to_peer(r, b, row, &r->channels[slot]);
   } else if (is_stun(b, row)) {
-    punt(b, row, FZ_STUN, is_holder(r, &b->remote[row]) ? &r->holders_left : &r->strangers_left);
+    punt_stun(r, b, row);
   } else {
     fz_row_drop(b, row, is_channel_data(b, row) && is_whole(b, row) ? FZ_NO_CHANNEL : FZ_MALFORMED_PACKET);
   }

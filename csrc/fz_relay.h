@@ -18,6 +18,7 @@
 #define FZ_RELAY_H
 
 #include "fz_addrmap.h"
+#include "fz_fair.h"
 #include "fz_ring.h"
 
 #define FZ_CHANNEL_FIRST 0x4000u
@@ -25,6 +26,14 @@
 #define FZ_RELAY_CHANNEL_HEADER 4u
 #define FZ_RELAY_MAX_PAYLOAD 65503u /* the largest UDP payload over IPv4, less the header we add */
 #define FZ_RELAY_SIZE_BUCKETS 16u   /* datagrams of at most 100, 200, ... 1500 bytes, and above */
+
+/* Who makes the interpreter work: each kind has an allowance of its own, and within it those that are told apart each a share. */
+enum fz_relay_asker {
+  FZ_RELAY_HOLDERS = 0,   /* control messages of clients with an allocation: each client */
+  FZ_RELAY_STRANGERS = 1, /* those of everybody else: each network */
+  FZ_RELAY_PEERS = 2,     /* datagrams of permitted peers without a channel: the peers of each allocation */
+  FZ_RELAY_ASKERS = 3,
+};
 
 typedef struct fz_relay_channel {
   fz_addr client; /* family 0: the slot is free */
@@ -53,8 +62,7 @@ typedef struct fz_relay {
   uint32_t used; /* slots handed out at least once */
   int32_t free_channel; /* -1: none */
   fz_addrmap holders;   /* (client, 0) -> 0: has an allocation */
-  uint32_t holders_left;   /* control messages of holders that may still be punted, and those of everybody else: what is beyond */
-  uint32_t strangers_left; /* is dropped (PUNT_LIMIT) before it costs the interpreter anything */
+  fz_fair allowances[FZ_RELAY_ASKERS]; /* of rows that may be punted: what is beyond is dropped (PUNT_LIMIT) before it costs more */
   fz_addr public_v4, public_v6; /* in relayed addresses; family 0: none */
   uint16_t listen_port;
   fz_relay_stats stats;

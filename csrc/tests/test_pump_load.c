@@ -1,4 +1,4 @@
-// sources: fz_pump.c fz_udp.c fz_relay.c fz_addrmap.c fz_split.c fz_csum.c fz_ip.c
+// sources: fz_pump.c fz_udp.c fz_relay.c fz_fair.c fz_addrmap.c fz_split.c fz_csum.c fz_ip.c
 // sanitize: address,undefined
 /* When the relay pauses so that datagrams gather: with many single ones per second only, and never once they have become few. */
 #include "fz_test.h"

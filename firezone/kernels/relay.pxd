@@ -25,8 +25,19 @@ cdef extern from "fz_addrmap.h" nogil:
     void fz_addrmap_move(fz_addrmap *m, fz_addrmap_entry *entries, uint32_t bits)
 
 
+cdef extern from "fz_fair.h" nogil:
+    ctypedef struct fz_fair:
+        uint64_t seed[2]
+        uint32_t left
+        uint32_t reserve
+        uint64_t now_ns
+        uint64_t step_ns
+        uint64_t burst_ns
+
+
 cdef extern from "fz_relay.h" nogil:
     enum:
+        FZ_RELAY_ASKERS
         FZ_CHANNEL_FIRST
         FZ_CHANNEL_LAST
         FZ_RELAY_SIZE_BUCKETS
@@ -50,8 +61,7 @@ cdef extern from "fz_relay.h" nogil:
         fz_addrmap by_peer
         fz_addrmap permitted
         fz_addrmap holders
-        uint32_t holders_left
-        uint32_t strangers_left
+        fz_fair allowances[3]
         fz_relay_channel *channels
         uint32_t room
         uint32_t used

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 from firezone.kernels.batch cimport PacketBatch
 from firezone.kernels.relay cimport (
-    FZ_CHANNEL_FIRST, FZ_CHANNEL_LAST, FZ_RELAY_SIZE_BUCKETS, fz_addrmap, fz_addrmap_entry, fz_addrmap_find,
+    FZ_CHANNEL_FIRST, FZ_CHANNEL_LAST, FZ_RELAY_ASKERS, FZ_RELAY_SIZE_BUCKETS, fz_addrmap, fz_addrmap_entry, fz_addrmap_find,
     fz_addrmap_has_room, fz_addrmap_insert, fz_addrmap_key, fz_addrmap_key_of, fz_addrmap_move, fz_addrmap_remove,
     fz_relay_bind, fz_relay_channel, fz_relay_channel_of, fz_relay_from_clients, fz_relay_from_peers, fz_relay_has_room,
     fz_relay_retry, fz_relay_stats, fz_relay_unbind,
@@ -35,6 +35,7 @@ cdef class RelayTable:
 
         The public addresses, 4 and 16 bytes or None, are those of relayed addresses: peers there are our own clients.
         """
+        cdef int i
         if len(seed) != 48:
             raise ValueError(f"The seed has 48 bytes, not {len(seed)}.")
         if not 0 < listen_port < 65536:
@@ -43,7 +44,9 @@ cdef class RelayTable:
         memcpy(self._t.by_peer.seed, <const uint8_t *>seed + 16, 16)
         memcpy(self._t.permitted.seed, <const uint8_t *>seed + 32, 16)
         memcpy(self._t.holders.seed, <const uint8_t *>seed, 16)
-        self._t.holders_left = self._t.strangers_left = UNBOUNDED
+        for i in range(<int>FZ_RELAY_ASKERS):
+            memcpy(self._t.allowances[i].seed, <const uint8_t *>seed + 16 * i, 16)
+            self._t.allowances[i].left = UNBOUNDED
         self._t.listen_port, self._t.free_channel = <uint16_t>listen_port, -1
         if public_ip4 is not None:
             _put_ip(&self._t.public_v4, public_ip4, 0)
@@ -125,16 +128,30 @@ cdef class RelayTable:
         key = fz_addrmap_key_of(&a, 0)
         fz_addrmap_remove(&self._t.holders, &key)
 
-    def allow_punts(self, uint32_t holders, uint32_t strangers) -> None:
-        """Sets how many rows may be punted until the next call, of clients with an allocation and of all others.
+    def allow_punts(self, uint64_t now, tuple counts not None) -> None:
+        """Sets how many rows may be punted until the next call: of clients with an allocation, of all others, and of peers.
 
         What is beyond is dropped (PUNT_LIMIT), so a flood of control messages costs no more than garbage. Without a bound at first.
+        `now`: nanoseconds, by which shares grow again (`share_punts`).
         """
-        self._t.holders_left, self._t.strangers_left = holders, strangers
+        cdef int i
+        for i in range(<int>FZ_RELAY_ASKERS):
+            self._t.allowances[i].now_ns = now
+            self._t.allowances[i].left = counts[i]
+
+    def share_punts(self, tuple reserves not None, uint32_t per_second, uint32_t at_once) -> None:
+        """Keeps the last so many of each kind for those who have not used up their share: each client, each network of strangers (a
+        /24 of IPv4, a /56 of IPv6), the peers of each allocation (see `csrc/fz_fair.h`). per_second > 0.
+        """
+        cdef int i
+        for i in range(<int>FZ_RELAY_ASKERS):
+            self._t.allowances[i].reserve = reserves[i]
+            self._t.allowances[i].step_ns = 1_000_000_000 // per_second
+            self._t.allowances[i].burst_ns = at_once * self._t.allowances[i].step_ns
 
     def punts_left(self) -> tuple:
-        """Returns what is left of `allow_punts`: (holders, strangers)."""
-        return self._t.holders_left, self._t.strangers_left
+        """Returns what is left of `allow_punts`."""
+        return self._t.allowances[0].left, self._t.allowances[1].left, self._t.allowances[2].left
 
     def from_clients(self, PacketRing ring not None, uint32_t entries, PacketBatch batch not None) -> int:
         """Fills the batch with the oldest reads of the listen port: ChannelData FORWARD to its peer, STUN punted.

@@ -1,8 +1,8 @@
 """The relay's fair tick: two sources, listen port and allocation ports, around the TURN server's machine.
 
 The same shape as the tunnel's tick and the same driver (`loop.tunnel`). Data never meets the interpreter one by one; control
-messages do, and strangers' are admitted at a bounded rate, beyond which they are dropped before the interpreter sees them, so that
-a flood of them leaves the data its share of the core.
+messages do, at a bounded rate, beyond which they are dropped before the interpreter sees them, so that a flood of them leaves the
+data its share of the core, and other networks their share of the rate.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ STRANGERS_PER_SECOND, STRANGERS_AT_ONCE = 4_000, 512
 each ask once in 25 s needs as many. Twice as many would take two fifths from the data."""
 CLIENTS_PER_SECOND, CLIENTS_AT_ONCE = 4_000, 2_048
 """Control messages of addresses with an allocation, apart from strangers so that a flood cannot keep them from refreshing."""
+PEERS_PER_SECOND, PEERS_AT_ONCE = 4_000, 512
+"""Datagrams of permitted peers that have no channel, which the interpreter hands on as Data indications."""
+SHARE_PER_SECOND, SHARE_AT_ONCE = 32, 32
+"""What each client, each network of strangers and each allocation's peers still get when others ask for more than there is: the
+last half of what may come at once is kept for that. Ten devices behind one address that come back together need three messages
+each; a flood must come from 125 networks before it takes the strangers' half, too."""
 
 
 class RelayEngine:
@@ -65,8 +71,11 @@ class RelayEngine:
         """From clients, and from peers."""
         listening, relaying = ((path.batch, path.runs) for path in self._paths)
         self._pump = sockets.pump(table, self.reasons, listening, relaying)
-        self._strangers = TokenBucket(STRANGERS_PER_SECOND, STRANGERS_AT_ONCE)
-        self._clients = TokenBucket(CLIENTS_PER_SECOND, CLIENTS_AT_ONCE)
+        self._allowances = (
+            TokenBucket(CLIENTS_PER_SECOND, CLIENTS_AT_ONCE), TokenBucket(STRANGERS_PER_SECOND, STRANGERS_AT_ONCE),
+            TokenBucket(PEERS_PER_SECOND, PEERS_AT_ONCE),
+        )  # fmt: skip
+        table.share_punts((CLIENTS_AT_ONCE // 2, STRANGERS_AT_ONCE // 2, PEERS_AT_ONCE // 2), SHARE_PER_SECOND, SHARE_AT_ONCE)
         self._was_called = True
 
     def tick(self, caller: tuple[Source, int] | None = None) -> bool:
@@ -109,8 +118,9 @@ class RelayEngine:
 
     def _relay(self, now: Instant) -> bool:
         """Lets the data flow, and punted rows to the machine. Returns whether there may be more."""
-        before = self._clients.level(now), self._strangers.level(now)
-        self.table.allow_punts(*before)
+        clients, strangers, peers = self._allowances
+        before = clients.level(now), strangers.level(now), peers.level(now)
+        self.table.allow_punts(now, before)
         outcome = BUSY
         for _ in range(PUMPS_PER_TICK):
             outcome = self._pump.run(READS_PER_BATCH, PUMP_TIME, 0 if self.is_held else self._linger_ms, self.sockets.gso)
@@ -121,9 +131,8 @@ class RelayEngine:
                 self.sockets.handle_refused(path.batch, path.runs, *self._pump.refused, now)
             else:
                 break
-        left = self.table.punts_left()
-        self._clients.spend(before[0] - left[0])
-        self._strangers.spend(before[1] - left[1])
+        for bucket, had, has in zip(self._allowances, before, self.table.punts_left(), strict=True):
+            bucket.spend(had - has)
         return outcome != IDLE
 
     def _deliver_punted(self, path: RelayPath, now: Instant) -> None:

@@ -151,21 +151,21 @@ def test_beyond_the_allowance_control_messages_are_dropped_unpunted() -> None:
     table, reads = table_of(), Reads()
     table.admit(CLIENT)
     table.admit(CLIENT)
-    table.allow_punts(2, 1)
+    table.allow_punts(0, (2, 1, 0))
     message = b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
     for remote in (PEER, PEER, CLIENT, Endpoint(CLIENT.ip, CLIENT.port + 1), CLIENT, CLIENT):
         reads.add(remote, message)
     table.from_clients(reads.ring, 8, reads.batch)
     assert reads.batch.rows(Verdict.PUNT).tolist() == [0, 2, 4]
     assert [reads.reasons()[row] for row in (1, 3, 5)] == [Reason.PUNT_LIMIT] * 3
-    assert table.punts_left() == (0, 0)
+    assert table.punts_left() == (0, 0, 0)
     table.dismiss(CLIENT)
     table.dismiss(CLIENT)
-    table.allow_punts(1, 0)
+    table.allow_punts(0, (1, 0, 0))
     reads.ring.release(6)
     reads.add(CLIENT, message)
     table.from_clients(reads.ring, 8, reads.batch)
-    assert (reads.reasons(), table.punts_left()) == ([Reason.PUNT_LIMIT], (1, 0))
+    assert (reads.reasons(), table.punts_left()) == ([Reason.PUNT_LIMIT], (1, 0, 0))
 
 
 def test_channels_of_one_client_leave_together_in_order() -> None:

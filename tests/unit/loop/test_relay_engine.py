@@ -27,7 +27,7 @@ from firezone.proto.relay.tables import RelayTransmit
 from firezone.wire import stun
 from firezone.wire.stun import Attribute, Method
 from tests.harness.engines import ManualClock
-from tests.harness.relay import SECRET, UTC, TurnClient, code_of
+from tests.harness.relay import SECRET, UDP, UTC, TurnClient, code_of
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -97,9 +97,9 @@ def local_of(client: Endpoint) -> Endpoint:
     return Endpoint.from_text(V4 if client.is_ipv4 else V6, 3478)
 
 
-def udp(host: str) -> socket.socket:
+def udp(host: str, source: str | None = None) -> socket.socket:
     sock = socket.socket(socket.AF_INET if host == V4 else socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.bind((host, 0))
+    sock.bind((source or host, 0))
     sock.setblocking(False)
     return sock
 
@@ -241,12 +241,33 @@ def test_strangers_are_admitted_at_a_bounded_rate_and_clients_apart(relay: LiveR
     client, stranger = relay.client(), relay.client()
     client.relayed()
     binding = stun.encode(stun.Message(stun.MessageClass.REQUEST, Method.BINDING, bytes(12), ()))
-    answered = sum(len(relay.send(stranger.endpoint, binding)) for _ in range(STRANGERS_AT_ONCE + 50))
-    assert answered in range(STRANGERS_AT_ONCE - 5, STRANGERS_AT_ONCE + 1)
+    half = STRANGERS_AT_ONCE // 2
+    answered = sum(len(relay.send(stranger.endpoint, binding)) for _ in range(half + 50))
+    assert answered in range(half - 5, half + 1), "the other half is for other networks"
     assert relay.engine.reasons[Reason.PUNT_LIMIT] >= 50
     assert len(relay.send(client.endpoint, binding)) == 1, "a client is not kept from its allocation by strangers"
     relay.clock.time += SECOND // 100
     assert sum(len(relay.send(stranger.endpoint, binding)) for _ in range(100)) == STRANGERS_PER_SECOND // 100
+
+
+def test_a_newcomer_is_challenged_beside_a_flood_from_another_network(relay: LiveRelay) -> None:
+    wanted = ((Attribute.REQUESTED_TRANSPORT, UDP),)
+    allocate = stun.encode(stun.Message(stun.MessageClass.REQUEST, Method.ALLOCATE, bytes(12), wanted))
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(contextlib.closing(udp(V4, f"127.0.1.{host}"))) for host in range(1, 17)]
+        newcomers = [stack.enter_context(contextlib.closing(udp(V4, f"127.0.{network}.1"))) for network in range(2, 12)]
+        answered = 0
+        for newcomer in newcomers:
+            for sock in flood * 20:
+                sock.sendto(allocate, relay.address(V4))
+            newcomer.sendto(allocate, relay.address(V4))
+            relay.clock.time += 3 * MILLISECOND
+            relay.run()
+            answered += sum(len(received(sock)) for sock in flood)
+            (answer,) = received(newcomer)
+            assert code_of(stun.decode(answer)) == 401
+        assert answered < STRANGERS_AT_ONCE, "the flood itself is bounded"
+        assert relay.engine.reasons[Reason.PUNT_LIMIT] > len(newcomers) * 200
 
 
 def test_a_full_socket_holds_up_nobody_else(relay: LiveRelay, monkeypatch: pytest.MonkeyPatch) -> None:
