@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,6 +15,9 @@ from firezone.cli.types import OutputFile, Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from firezone.lab.faults.table import FaultReport
+    from firezone.lab.matrix.report import MatrixReport
 
 EPILOG = """\b
 Examples:
@@ -31,7 +34,12 @@ missing and runs portal, gateway and client over real loopback sockets with ring
 Exit status: 0 it worked, 1 it did not (the report says why), 2 wrong usage."""
 
 
-MATRIX_WIDTH = 150
+TABLE_WIDTH = 150
+LOGS = click.option(
+    "--logs", type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
+)  # fmt: skip
+JSON_FILE = click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -48,11 +56,7 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--seconds", type=Seconds(1, 3600), default=3.0, show_default=True, help="Length of each transfer.")
-@click.option(
-    "--logs",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
-)
+@LOGS
 @click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
 @click.option("--memory", is_flag=True, help="Use rings in memory in place of TUN devices, even where those are allowed.")
 def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory: bool) -> None:
@@ -75,15 +79,8 @@ def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory
             click.echo(f"No full lab: {missing}", err=True)
         report = run_memory_demo(directory, seconds, _progress(as_json))
     else:
-        options = [
-            "--logs",
-            str(directory),
-            "--seconds",
-            str(seconds),
-            *(["--json"] if as_json else []),
-            *(["--relayed"] if relayed else []),
-        ]
-        namespaces.enter(["demo", *options], scratch=directory if logs is None else None)
+        flags = [*(["--json"] if as_json else []), *(["--relayed"] if relayed else [])]
+        _enter("demo", directory, logs, "--seconds", str(seconds), *flags)
     if as_json:
         click.echo(report.to_json())
     else:
@@ -94,11 +91,7 @@ def demo(as_json: bool, seconds: float, logs: Path | None, relayed: bool, memory
 
 
 @main.command()
-@click.option(
-    "--logs",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
-)
+@LOGS
 def up(logs: Path | None) -> None:
     """Keeps everything running and opens a shell in the client's network; leaving the shell ends it all."""
     import subprocess
@@ -108,9 +101,7 @@ def up(logs: Path | None) -> None:
 
     directory = _log_directory(logs)
     if namespaces.INSIDE not in os.environ:
-        if (missing := namespaces.what_is_missing()) is not None:
-            raise click.ClickException(missing)
-        namespaces.enter(["up", "--logs", str(directory)], scratch=directory if logs is None else None)
+        _enter("up", directory, logs)
 
     from firezone.lab.stack import Stack
     from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6
@@ -127,13 +118,9 @@ def up(logs: Path | None) -> None:
 
 @main.command()
 @click.option("--pairs", metavar="SUBSET", help="CLIENT:GATEWAY with commas between, * for every kind.  [default: all]")
-@click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
+@JSON_FILE
 @click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often to run all pairs.")
-@click.option(
-    "--logs",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
-)
+@LOGS
 def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
     """Client NAT × gateway NAT: which path is found, and is it the best there is?
 
@@ -145,7 +132,7 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
     """
     from firezone.base.errors import ConfigError
     from firezone.lab import namespaces
-    from firezone.lab.matrix_report import parse_pairs
+    from firezone.lab.matrix.report import parse_pairs
 
     try:
         chosen = parse_pairs(pairs)
@@ -153,44 +140,33 @@ def matrix(pairs: str | None, json_file: Path | None, rounds: int, logs: Path | 
         raise click.BadParameter(str(error), param_hint="--pairs") from error
     directory = _log_directory(logs)
     if namespaces.INSIDE not in os.environ:
-        if (missing := namespaces.what_is_missing()) is not None:
-            raise click.ClickException(missing)
-        options = ["--rounds", str(rounds), "--logs", str(directory), *(["--pairs", pairs] if pairs is not None else [])]
-        options += ["--json", str(json_file)] if json_file is not None else []
-        namespaces.enter(["matrix", *options], scratch=directory if logs is None else None)
+        options = [
+            *(["--pairs", pairs] if pairs is not None else []),
+            *(["--json", str(json_file)] if json_file is not None else []),
+        ]
+        _enter("matrix", directory, logs, "--rounds", str(rounds), *options)
 
-    from rich.console import Console
-
-    from firezone.lab.matrix import run_matrix
+    from firezone.lab.matrix.run import run_matrix
 
     try:
         report = run_matrix(chosen, rounds, directory, _progress(False))
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    if json_file is not None:
-        json_file.write_text(report.to_json())
-    # A file or a pipe has no width of its own; the table's columns need this much.
-    report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
-    click.echo(report.summary)
-    sys.exit(1 if report.failed else 0)
+    _show_and_exit(report, json_file)
 
 
 @main.command()
 @click.option("--only", metavar="NAMES", help="These faults, with commas between.  [default: all]")
-@click.option("--json", "json_file", type=OutputFile(), help="Write what was found there as well.")
+@JSON_FILE
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often to run each fault.")
-@click.option(
-    "--logs",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for logs. [default: a new one in /tmp, gone after Ctrl-C]",
-)
+@LOGS
 def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | None) -> None:
     """Breaks things under a steady flow and a download, and measures the longest gap of each.
 
-    Each fault runs in a lab of its own, for ten seconds to a minute and a half.
+    Each fault runs in a lab of its own, for ten seconds to two minutes.
     """
     from firezone.lab import namespaces
-    from firezone.lab.faults import parse_names, run_faults
+    from firezone.lab.faults.table import parse_names, run_faults
 
     try:
         names = parse_names(only)
@@ -198,27 +174,16 @@ def faults(only: str | None, json_file: Path | None, rounds: int, logs: Path | N
         raise click.BadParameter(str(error), param_hint="--only") from error
     directory = _log_directory(logs)
     if namespaces.INSIDE not in os.environ:
-        if (missing := namespaces.what_is_missing()) is not None:
-            raise click.ClickException(missing)
-        options = ["--rounds", str(rounds), "--logs", str(directory), "--only", ",".join(names)]
-        options += ["--json", str(json_file)] if json_file is not None else []
-        namespaces.enter(["faults", *options], scratch=directory if logs is None else None)
-
-    from rich.console import Console
-
-    report = run_faults(names, rounds, directory, _progress(False))
-    if json_file is not None:
-        json_file.write_text(report.to_json())
-    report.print_to(Console() if sys.stdout.isatty() else Console(width=MATRIX_WIDTH))
-    click.echo(report.summary)
-    sys.exit(1 if report.failed else 0)
+        options = ["--only", ",".join(names), *(["--json", str(json_file)] if json_file is not None else [])]
+        _enter("faults", directory, logs, "--rounds", str(rounds), *options)
+    _show_and_exit(run_faults(names, rounds, directory, _progress(False)), json_file)
 
 
 @main.command()
 @click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="How often programs are started.")
 @click.option("--relayed", is_flag=True, help="Block direct paths, so that all goes over a relay.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Directory for logs. [default: a new one in /tmp]")
+@LOGS
 def first_packet(rounds: int, relayed: bool, as_json: bool, logs: Path | None) -> None:
     """Measures the time from the first packet of a flow to its answer, each time over a fresh connection.
 
@@ -230,10 +195,8 @@ def first_packet(rounds: int, relayed: bool, as_json: bool, logs: Path | None) -
 
     directory = _log_directory(logs)
     if namespaces.INSIDE not in os.environ:
-        if (missing := namespaces.what_is_missing()) is not None:
-            raise click.ClickException(missing)
         flags = [*(["--relayed"] if relayed else []), *(["--json"] if as_json else [])]
-        namespaces.enter(["first-packet", "--rounds", str(rounds), "--logs", str(directory), *flags])
+        _enter("first-packet", directory, logs, "--rounds", str(rounds), *flags)
 
     from rich.console import Console
 
@@ -258,6 +221,26 @@ def _log_directory(given: Path | None) -> Path:
         # What an earlier run has said there would be taken for the words of this one.
         raise click.BadParameter(f"{given} has the logs of an earlier run; name another directory.", param_hint="--logs")
     return given.resolve()
+
+
+def _enter(command: str, directory: Path, logs: Path | None, *options: str) -> NoReturn:
+    """Runs the same command in fresh namespaces; `directory` is that of the logs, `logs` the one that was asked for."""
+    from firezone.lab import namespaces
+
+    if (missing := namespaces.what_is_missing()) is not None:
+        raise click.ClickException(missing)
+    namespaces.enter([command, "--logs", str(directory), *options], scratch=directory if logs is None else None)
+
+
+def _show_and_exit(report: MatrixReport | FaultReport, json_file: Path | None) -> NoReturn:
+    from rich.console import Console
+
+    if json_file is not None:
+        json_file.write_text(report.to_json())
+    # A file or a pipe has no width of its own; the table's columns need this much.
+    report.print_to(Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH))
+    click.echo(report.summary)
+    sys.exit(1 if report.failed else 0)
 
 
 def _progress(is_quiet: bool) -> Callable[[str], None]:

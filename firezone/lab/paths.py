@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from firezone.lab.nat_kinds import Way
+from firezone.lab.nat.kinds import Way
 from firezone.lab.programs import read_records
 
 if TYPE_CHECKING:

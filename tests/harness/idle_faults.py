@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from firezone.lab import fault_injections
-from firezone.lab.fault_cell import run_cell
-from firezone.lab.fault_injections import INJECTIONS, Cell, Injected
-from firezone.lab.fault_list import FAULTS, Fault
+from firezone.lab.faults import injections as fault_injections
+from firezone.lab.faults.cell import run_cell
+from firezone.lab.faults.injections import INJECTIONS, Cell, Injected
+from firezone.lab.faults.kinds import FAULTS, Fault
 from firezone.lab.programs import Program
 
 PATIENCE_S, AWAY_S = 1.5, 1.0

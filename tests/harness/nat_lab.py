@@ -15,11 +15,10 @@ from typing import Any
 
 from firezone.base.errors import ConfigError
 from firezone.base.timing import SECOND
-from firezone.lab import nat_kinds
 from firezone.lab.measure import ping
 from firezone.lab.namespaces import INSIDE, unshare_command
-from firezone.lab.nat_kinds import SURROUNDINGS, Kind, complaints
-from firezone.lab.nat_lab import PROBE_ADDRESSES, NatLab
+from firezone.lab.nat.kinds import SURROUNDINGS, Kind, complaints
+from firezone.lab.nat.lab import PROBE_ADDRESSES, NatLab
 from tests.harness.lab import ROOT
 
 
@@ -61,7 +60,7 @@ def wrong_kind(lab: NatLab) -> Any:
 def errors_and_timeouts(lab: NatLab) -> Any:
     """A closed port's ICMP error reaches the socket behind the NAT; a mapping that nobody uses ends, one that is used stays."""
     short = replace(SURROUNDINGS[Kind.FULL_CONE].nats[0], timeout=SECOND, is_preserving=False)
-    nat_kinds.SURROUNDINGS[Kind.FULL_CONE] = replace(SURROUNDINGS[Kind.FULL_CONE], nats=(short,))
+    SURROUNDINGS[Kind.FULL_CONE] = replace(SURROUNDINGS[Kind.FULL_CONE], nats=(short,))
     place = lab.places.build("client", Kind.FULL_CONE)
     script = Path(__file__).parent / "nat_sockets.py"
     done = subprocess.run(

@@ -174,7 +174,7 @@ def sleep_an_hour(stack: Stack) -> dict[str, Any]:
     def change() -> None:
         stack.client.process.send_signal(signal.SIGSTOP)
         time.sleep(2)
-        stack.topology.router.run(*python("firezone.lab.fault_injections", "--flush-mappings"))
+        stack.topology.router.run(*python("firezone.lab.faults.injections", "--flush-mappings"))
         stack.client.process.send_signal(signal.SIGUSR1)
         stack.client.process.send_signal(signal.SIGCONT)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from firezone.lab.fault_list import FAULTS
-from firezone.lab.faults import Outcome
+from firezone.lab.faults.kinds import FAULTS
+from firezone.lab.faults.table import Outcome
 from firezone.lab.namespaces import unshare_command
 from firezone.lab.programs import python
 from tests.harness.lab import ROOT

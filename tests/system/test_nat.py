@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from firezone.lab.nat_kinds import Kind
+from firezone.lab.nat.kinds import Kind
 from tests.harness.nat_lab import run
 
 pytestmark = pytest.mark.root

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from firezone.lab.nat_kinds import Way
+from firezone.lab.nat.kinds import Way
 from firezone.lab.paths import End, FoundPath, join, last_end
 
 if TYPE_CHECKING:

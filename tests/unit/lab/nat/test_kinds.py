@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from firezone.lab.nat import Dependence
-from firezone.lab.nat_kinds import SURROUNDINGS, Kind, Way, best_possible, complaints
-from firezone.lab.nat_probe import Finding, judge_filtering, judge_mapping
+from firezone.lab.nat.kinds import SURROUNDINGS, Kind, Way, best_possible, complaints
+from firezone.lab.nat.probe import Finding, judge_filtering, judge_mapping
+from firezone.lab.nat.table import Dependence
 
 TABLE = """
                     none full address port symmetric blocked v6 broken double

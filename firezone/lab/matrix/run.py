@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import FirezoneError
-from firezone.lab.matrix_report import Cell, MatrixReport
+from firezone.lab.matrix.relays import RELAYS, Relays
+from firezone.lab.matrix.report import Cell, MatrixReport
 from firezone.lab.measure import fetch_page, ping
 from firezone.lab.namespaces import Namespace, OwnNamespace
-from firezone.lab.nat_lab import NatLab, attach_server
+from firezone.lab.nat.lab import NatLab, attach_server
 from firezone.lab.paths import FoundPath, join, last_end
 from firezone.lab.programs import Program, python, wait_until
-from firezone.lab.relays import RELAYS, Relays
 from firezone.lab.stack import LOGS, PORTAL_PORT, complaints, start_tunnel_in, write_policy
 from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_PORT, build_site
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from firezone.lab.nat_kinds import Kind
-    from firezone.lab.surroundings import Place
+    from firezone.lab.nat.kinds import Kind
+    from firezone.lab.nat.surroundings import Place
 
 PORTAL_ADDRESSES = ("198.51.100.1", "2001:db8:1::1")
 PORTAL_NAME = "portal.lab"

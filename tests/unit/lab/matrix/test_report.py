@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from firezone.lab.matrix_report import Cell, MatrixReport, parse_pairs
-from firezone.lab.nat_kinds import Kind
+from firezone.lab.matrix.report import Cell, MatrixReport, parse_pairs
+from firezone.lab.nat.kinds import Kind
 from firezone.lab.paths import FoundPath
 
 DIRECT, REFLEXIVE = FoundPath("host", "host"), FoundPath("server-reflexive", "server-reflexive")

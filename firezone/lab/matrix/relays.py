@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from firezone.lab.nat_lab import attach_server
+from firezone.lab.nat.lab import attach_server
 from firezone.lab.stack import start_relay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from firezone.lab.internet import Internet
     from firezone.lab.namespaces import Namespace
+    from firezone.lab.nat.internet import Internet
     from firezone.lab.programs import Program
 
 RELAYS = {"relay-west": ("198.51.100.11", "2001:db8:1::11"), "relay-east": ("198.51.100.139", "2001:db8:2::11")}

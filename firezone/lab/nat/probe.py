@@ -1,6 +1,6 @@
 """Finds out what a network does to UDP, from behind it, by talking to two public addresses with two ports each.
 
-`python -m firezone.lab.nat_probe serve ADDRESS ADDRESS [--ipv6 ADDRESS]` answers in the open, `... classify` with the same
+`python -m firezone.lab.nat.probe serve ADDRESS ADDRESS [--ipv6 ADDRESS]` answers in the open, `... classify` with the same
 arguments asks from behind and prints one JSON object. All questions go out at once, are repeated until answered, and what is not
 answered within `PATIENCE_S` counts as stopped:
 
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from firezone.lab.nat import Dependence
-from firezone.lab.nat_kinds import RELAY_PORT
+from firezone.lab.nat.kinds import RELAY_PORT
+from firezone.lab.nat.table import Dependence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

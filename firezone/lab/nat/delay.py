@@ -1,6 +1,6 @@
 """A queue that holds packets back by where they come from and go to: the distance between two regions.
 
-Pure. `python -m firezone.lab.delay_process` drives it in the namespace that stands for the internet, so that no kernel needs netem.
+Pure. `lab.nat.delay_process` drives it in the namespace that stands for the internet, so that no kernel needs netem.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from firezone.base.errors import ConfigError
 from firezone.base.timing import SECOND
 
 if TYPE_CHECKING:
-    from firezone.lab.nat_packets import PacketMachine
+    from firezone.lab.nat.packets import PacketMachine
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
-from firezone.lab.nat import Behaviour, Dependence
+from firezone.lab.nat.table import Behaviour, Dependence
 
 if TYPE_CHECKING:
-    from firezone.lab.nat_probe import Finding
+    from firezone.lab.nat.probe import Finding
 
 RELAY_PORT = 3478
 _ANY, _ADDRESS, _PORT = Dependence

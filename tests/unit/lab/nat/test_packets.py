@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from firezone.base.rng import SeededRng
-from firezone.lab.nat import Behaviour, Dependence, NatTable
-from firezone.lab.nat_packets import UdpNat
+from firezone.lab.nat.packets import UdpNat
+from firezone.lab.nat.table import Behaviour, Dependence, NatTable
 
 OUTER, INNER, OTHER, REMOTE, HOP = "203.0.113.9", "192.168.1.2", "192.168.1.3", "198.51.100.7", "198.51.100.99"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ipaddress
 
     from firezone.base.timing import Instant
-    from firezone.lab.nat import NatTable
+    from firezone.lab.nat.table import NatTable
 
 _ICMP, _UDP = 1, 17
 _HEADER, _UDP_HEADER, _ICMP_HEADER = 20, 8, 8

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from firezone.lab.nat_kinds import Kind, Way, best_possible
+from firezone.lab.nat.kinds import Kind, Way, best_possible
 from firezone.lab.paths import FoundPath
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from firezone.lab.fault_list import FAULTS, Fault
+from firezone.lab.faults.kinds import FAULTS, Fault
 from firezone.lab.namespaces import die_with_parent, unshare_command
 from firezone.lab.programs import python
 
@@ -152,7 +152,7 @@ def run_fault(fault: Fault, number: int, logs: Path) -> Outcome:
     """Runs one fault in namespaces of its own."""
     directory = logs / f"{number}-{fault.name}"
     directory.mkdir(parents=True)
-    command = [*unshare_command(), *python("firezone.lab.fault_cell", fault.name, str(directory))]
+    command = [*unshare_command(), *python("firezone.lab.faults.cell", fault.name, str(directory))]
     cell = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
     try:
         said, errors = cell.communicate(timeout=CELL_TIMEOUT_S)

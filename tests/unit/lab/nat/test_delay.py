@@ -9,7 +9,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
 from firezone.base.timing import MILLISECOND
-from firezone.lab.delay import FAR, MAX_WAITING, NEAR, DelayQueue
+from firezone.lab.nat.delay import FAR, MAX_WAITING, NEAR, DelayQueue
 
 REGIONS = {
     ipaddress.ip_network(network): region

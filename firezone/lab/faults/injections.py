@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firezone.base.errors import ConfigError, FirezoneError
-from firezone.lab.flows import Flows
+from firezone.lab.faults.flows import Flows
 from firezone.lab.measure import fetch_page
 from firezone.lab.paths import last_end
 from firezone.lab.programs import Program, python
@@ -73,7 +73,7 @@ def rebind_nat(cell: Cell) -> Injected:
     before = last_end(log)
     router.run_lines("nft insert rule ip nat postrouting oifname wan meta l4proto udp masquerade to :20000-29999 random")
     since = time.monotonic()
-    router.run(*python("firezone.lab.fault_injections", "--flush-mappings"))
+    router.run(*python("firezone.lab.faults.injections", "--flush-mappings"))
     return Injected(since, "the gateway sends to another port", lambda: last_end(log) != before)
 
 
@@ -254,5 +254,5 @@ def _kill_and_restart(cell: Cell, name: str, pause: float) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--flush-mappings"]:
-        sys.exit("usage: python -m firezone.lab.fault_injections --flush-mappings")
+        sys.exit("usage: python -m firezone.lab.faults.injections --flush-mappings")
     flush_mappings()

@@ -68,10 +68,13 @@ class Flows:
     @classmethod
     def start(cls, client: Namespace, resource: Namespace, host: str, logs: Path, *, has_new: bool = False) -> Flows:
         """Starts all and waits until all run; `has_new` adds connections opened anew. Raises ConfigError when one does not."""
-        server = Program.start("flow-server", resource, python("firezone.lab.flow", "serve"), logs)
+        server = Program.start("flow-server", resource, python("firezone.lab.faults.flow", "serve"), logs)
         server.wait_for("listening")
         kinds = ("echo", "download", *(["new"] if has_new else []))
-        found = {kind: Flow(Program.start(f"flow-{kind}", client, python("firezone.lab.flow", kind, host), logs)) for kind in kinds}
+        found = {
+            kind: Flow(Program.start(f"flow-{kind}", client, python("firezone.lab.faults.flow", kind, host), logs))
+            for kind in kinds
+        }
         flows = cls(server, **found)
         if not wait_until(lambda: all(flow.last for flow in found.values()), timeout=_START_TIMEOUT_S):
             flows.close()

@@ -1,4 +1,4 @@
-"""`python -m firezone.lab.nat_process`: a NAT for UDP in a router's namespace; `lab.surroundings` routes packets to it.
+"""`python -m firezone.lab.nat.process`: a NAT for UDP in a router's namespace; `lab.surroundings` routes packets to it.
 
 SIGUSR1 makes it forget every mapping, as a router does that was restarted: the same sockets get other outer ports.
 """
@@ -14,9 +14,9 @@ import click
 from firezone.base.errors import ConfigError
 from firezone.base.timing import seconds
 from firezone.io.entropy import SystemRng
-from firezone.lab.nat import Behaviour, Dependence, NatTable
-from firezone.lab.nat_packets import UdpNat
-from firezone.lab.packet_pump import attach, pump
+from firezone.lab.nat.packets import UdpNat
+from firezone.lab.nat.pump import attach, pump
+from firezone.lab.nat.table import Behaviour, Dependence, NatTable
 
 _DEPENDENCE = click.Choice([str(member) for member in Dependence])
 

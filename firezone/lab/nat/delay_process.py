@@ -1,4 +1,4 @@
-"""`python -m firezone.lab.delay_process REGION=NETWORK...`: delays what the kernel routes into a TUN device; see `lab.delay`."""
+"""`python -m firezone.lab.nat.delay_process REGION=NETWORK...`: delays what is routed into a TUN device; see `lab.nat.delay`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from firezone.base.errors import ConfigError
 from firezone.base.timing import MILLISECOND
-from firezone.lab.delay import FAR, NEAR, DelayQueue
-from firezone.lab.packet_pump import attach, pump
+from firezone.lab.nat.delay import FAR, NEAR, DelayQueue
+from firezone.lab.nat.pump import attach, pump
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import ConfigError
-from firezone.lab.internet import Internet
 from firezone.lab.namespaces import Namespace
-from firezone.lab.nat_kinds import Kind, complaints
-from firezone.lab.nat_probe import Finding
+from firezone.lab.nat.internet import Internet
+from firezone.lab.nat.kinds import Kind, complaints
+from firezone.lab.nat.probe import Finding
+from firezone.lab.nat.surroundings import CARRIER_ADDRESS, Place, Places
 from firezone.lab.programs import Program, python
-from firezone.lab.surroundings import CARRIER_ADDRESS, Place, Places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,4 +98,4 @@ def attach_server(internet: Internet, name: str, *addresses: str) -> Namespace:
 
 
 def _probe(role: str) -> list[str]:
-    return python("firezone.lab.nat_probe", role, *PROBE_ADDRESSES, "--ipv6", PROBE_ADDRESS_V6)
+    return python("firezone.lab.nat.probe", role, *PROBE_ADDRESSES, "--ipv6", PROBE_ADDRESS_V6)

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.base.timing import SECOND
-from firezone.lab.internet import INSIDE_FE80, OUTSIDE_FE80, Internet, make_tun, steer_marked
 from firezone.lab.namespaces import Namespace
-from firezone.lab.nat_kinds import SURROUNDINGS, Ipv6, Kind
+from firezone.lab.nat.internet import INSIDE_FE80, OUTSIDE_FE80, Internet, make_tun, steer_marked
+from firezone.lab.nat.kinds import SURROUNDINGS, Ipv6, Kind
 from firezone.lab.programs import Program, python
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from firezone.lab.nat import Behaviour
+    from firezone.lab.nat.table import Behaviour
 
 CARRIER_ADDRESS, CARRIER_NETWORK = "203.0.113.254", "172.31.0.0/24"
 SIDES = {"client": 10, "gateway": 110}
@@ -202,6 +202,6 @@ def start_nat(router: Namespace, name: str, behaviour: Behaviour, outer: str, in
         options.append("--hairpin")
     if behaviour.only_port is not None:
         options += ["--only-port", str(behaviour.only_port)]
-    program = Program.start(name, router, python("firezone.lab.nat_process", *options), logs)
+    program = Program.start(name, router, python("firezone.lab.nat.process", *options), logs)
     program.wait_for("translating")
     return program

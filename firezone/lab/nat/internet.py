@@ -76,7 +76,7 @@ class Internet:
         """)
         steer_marked(self.core, _FROM_TUN, families=("-4", "-6"))
         words = [f"{region}={network}" for region, networks in regions.items() for network in networks]
-        self.delayer = Program.start("internet", self.core, python("firezone.lab.delay_process", *words, *options), logs)
+        self.delayer = Program.start("internet", self.core, python("firezone.lab.nat.delay_process", *words, *options), logs)
         self.delayer.wait_for("delaying")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m firezone.lab.fault_cell NAME LOGS`: one fault in one fresh lab, measured by its flows; prints one JSON object."""
+"""`python -m firezone.lab.faults.cell NAME LOGS`: one fault in one fresh lab, measured by its flows; prints one JSON object."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from firezone.base.errors import FirezoneError
-from firezone.lab.fault_injections import INJECTIONS, STEADY_S, Cell
-from firezone.lab.fault_list import FAULTS, Fault
-from firezone.lab.flows import Flows
+from firezone.lab.faults.flows import Flows
+from firezone.lab.faults.injections import INJECTIONS, STEADY_S, Cell
+from firezone.lab.faults.kinds import FAULTS, Fault
 from firezone.lab.programs import wait_until
 from firezone.lab.stack import Stack
 from firezone.lab.topology import RESOURCE_ADDRESS

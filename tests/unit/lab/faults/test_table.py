@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from firezone.lab.fault_injections import INJECTIONS
-from firezone.lab.fault_list import FAULTS
-from firezone.lab.faults import FaultReport, Outcome, parse_names
-from firezone.lab.flow import block, datagram, digest_of
-from firezone.lab.flows import Flow
+from firezone.lab.faults.flow import block, datagram, digest_of
+from firezone.lab.faults.flows import Flow
+from firezone.lab.faults.injections import INJECTIONS
+from firezone.lab.faults.kinds import FAULTS
+from firezone.lab.faults.table import FaultReport, Outcome, parse_names
 from firezone.lab.programs import Program
 
 if TYPE_CHECKING:

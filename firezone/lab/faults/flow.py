@@ -1,4 +1,4 @@
-"""`python -m firezone.lab.flow`: what a user of the tunnel would notice of a fault, measured from the client's network.
+"""`python -m firezone.lab.faults.flow`: what a user of the tunnel would notice of a fault, measured from the client's network.
 
 `serve` answers in the resource's network: UDP with the same bytes, TCP with an endless file from the offset that is asked for.
 `echo` sends 50 datagrams a second, `download` reads the file, and `new` opens a TCP connection after the other for a first byte,
@@ -222,4 +222,4 @@ if __name__ == "__main__":
         case ["new", address]:
             new(address)
         case _:
-            sys.exit("usage: python -m firezone.lab.flow serve | echo HOST | download HOST | new HOST")
+            sys.exit("usage: python -m firezone.lab.faults.flow serve | echo HOST | download HOST | new HOST")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from firezone.base.net import Endpoint
 from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
-from firezone.lab.nat import MAX_CONTACTS, MAX_MAPPINGS, MIN_TIMEOUT, Behaviour, Dependence, NatTable
+from firezone.lab.nat.table import MAX_CONTACTS, MAX_MAPPINGS, MIN_TIMEOUT, Behaviour, Dependence, NatTable
 
 OUTER = bytes((203, 0, 113, 9))
 INNER, OTHER_INNER = Endpoint.from_text("192.168.1.2", 52625), Endpoint.from_text("192.168.1.3", 52625)

@@ -1,0 +1,1 @@
+"""`python -m firezone.lab faults`: how long what breaks is noticed."""

@@ -1,0 +1,1 @@
+"""`python -m firezone.lab matrix`: which path is found through which NATs."""
