@@ -23,6 +23,7 @@ from firezone.proto.snownet.events import (
     NewIceCandidate,
     NoRelaysLeft,
     PathChosen,
+    PathSilent,
     RelayLost,
     Role,
 )
@@ -203,6 +204,9 @@ class TunnelState:
     def _on_established(self, cid: ConnectionId, now: Instant) -> None:
         """Reacts to a connection that works."""
 
+    def _on_silent(self, cid: ConnectionId, now: Instant) -> None:
+        """Reacts to a peer that is not heard although packets are sent to it."""
+
     def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
         """Reacts to a connection that failed, was closed, or whose peer said goodbye."""
         raise NotImplementedError
@@ -263,6 +267,8 @@ class TunnelState:
                 self._on_established(cid, now)
             case PathChosen():
                 self._events.append(event)
+            case PathSilent(cid):
+                self._on_silent(cid, now)
             case ConnectionFailed(cid, reason):
                 self._held.forget(cid)
                 self._events.append(ConnectionChanged(cid, False, reason))

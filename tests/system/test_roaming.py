@@ -106,7 +106,7 @@ def test_a_wake_after_a_long_suspend_is_noticed_by_the_clocks(found: Found) -> N
 
 @pytest.mark.scenario("gateway_restarted")
 def test_a_gateway_that_is_restarted_is_found_again_without_a_reset(found: Found) -> None:
-    check(found, resets=0, gap_s=25)
+    check(found, resets=0, gap_s=8)
     assert found["gap_s"] >= 1
 
 

@@ -223,6 +223,9 @@ class ClientState(ClientTraffic):
         if resource is None:
             return
         is_offline = message.reason == wire.OFFLINE
+        if is_offline and (cid := self._gateways.of(resource.id)) is not None and self.node.row_of(cid) is not None:
+            self._pending.take(resource.id)
+            return  # Asked because its gateway is silent. ICE judges it; the portal may be wrong for a moment.
         # What waits stays unless nobody is there, as the portal may think better of it; but its senders need not wait.
         waiting = (self._pending.take(resource.id) or []) if is_offline else self._pending.take_unanswered(resource.id)
         for packet in waiting:
@@ -258,6 +261,17 @@ class ClientState(ClientTraffic):
         if gateway is not None:
             self._book.set_site_status([gateway.site], Status.ONLINE)
             self._refresh(now)
+
+    def _on_silent(self, cid: ConnectionId, now: Instant) -> None:
+        """Asks the portal for one of the gateway's resources anew.
+
+        Should the gateway have been started anew, the answer has its new key; should it be gone, another one may serve the
+        resource; else it is the same connection, which both sides wake then.
+        """
+        gateway = self._gateways.get(cid)
+        resource = next(iter(gateway.resources), None) if gateway is not None else None
+        if resource is not None and self._is_portal_reached and self._pending.add_question(resource, now):
+            self._ask_for(resource)
 
     def _on_gone(self, cid: ConnectionId, now: Instant) -> None:
         gateway = self._gateways.remove(cid)

@@ -188,6 +188,12 @@ class Pair:
             deadline = max(deadline, self.last_peer_check_at + PEER_CHECK_COUNTS_FOR)
         return deadline
 
+    def silent_since(self) -> Instant | None:
+        """Returns when the first of the latest checks was sent that nothing of the peer came after; None while it is heard."""
+        count, since = self._unanswered()
+        is_heard = self.last_peer_check_at is not None and self.last_peer_check_at >= since
+        return None if not count or is_heard else since
+
     def is_dead(self, timings: Timings, now: Instant) -> bool:
         """Tells whether the pair is to be given up."""
         dies_at = self.dies_at(timings)

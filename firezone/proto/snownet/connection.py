@@ -18,7 +18,7 @@ from enum import Enum, auto
 from firezone.base.errors import StillConnecting
 from firezone.base.ids import ConnectionId, RelayId, SessionSlot
 from firezone.base.net import Endpoint
-from firezone.base.timing import SECOND, Instant, UnixTime, earliest
+from firezone.base.timing import MILLISECOND, SECOND, Instant, UnixTime, earliest
 from firezone.proto.ice.agent import IceAgent
 from firezone.proto.ice.checks import IceCredentials
 from firezone.proto.ice.events import IceState, Nominated, StateChanged
@@ -33,6 +33,7 @@ from firezone.proto.snownet.events import (
     NewIceCandidate,
     Outbox,
     PathChosen,
+    PathSilent,
     Role,
 )
 from firezone.proto.snownet.goodbye import GOODBYE
@@ -51,6 +52,10 @@ DISCONNECT_GRACE = 2 * SECOND
 """A path may be lost for so long, while a relay is replaced or new candidates arrive."""
 IDLE_AFTER = 20 * SECOND
 """Longer than a dead pair lives (16.5 s), or going idle would hide dead peers."""
+SILENT_AFTER = 1500 * MILLISECOND
+"""From the first check without an answer to `PathSilent`: two more got none. One less would be told of every loss in a row."""
+SILENCE_TOLD_EVERY = 2 * SECOND
+"""As often as the portal may be asked about a resource."""
 HANDSHAKE_DEBOUNCE = 20 * SECOND
 """Between two handshakes that a path or an upsert asked for."""
 
@@ -117,6 +122,7 @@ class Connection:
         self._last_activity = now
         self._disconnected_at: Instant | None = None
         self._last_proactive_at: Instant | None = None
+        self._silence_told_at: Instant = 0
         self._has_handshaken = False
         self._is_established = False
         self._packets: deque[bytes] = deque(maxlen=MAX_BUFFERED)
@@ -239,6 +245,9 @@ class Connection:
         if (reason := self._overdue(now)) is not None:
             self.fail(reason)
             return
+        if (silent_at := self._silent_at()) is not None and now >= silent_at:
+            self._silence_told_at = now
+            self._outbox.events.append(PathSilent(self.cid))
         if self.path is not None:
             self.peer.handle_timeout(now, utc)
         self.settle(now, utc)
@@ -250,6 +259,7 @@ class Connection:
             self.peer.poll_timeout() if self.path is not None else None,
             *self._limits(),
             None if (idle_at := self._idle_at()) is None else (idle_at, "go idle"),
+            None if (silent_at := self._silent_at()) is None else (silent_at, "tell of silence"),
         )
 
     def fail(self, reason: str) -> None:
@@ -278,6 +288,14 @@ class Connection:
         """Only while ICE is connected: slower checks during a migration would kill the connection."""
         is_steady = self.agent.state in (IceState.CONNECTED, IceState.COMPLETED)
         return self._last_activity + IDLE_AFTER if self.state is ConnectionState.CONNECTED and is_steady else None
+
+    def _silent_at(self) -> Instant | None:
+        """When to tell that the peer is silent: not to those who send nothing, nor where slow checks prove nothing."""
+        pair = self.agent.selected
+        since = pair.silent_since() if pair is not None and self.state is ConnectionState.CONNECTED else None
+        if since is None or self._last_activity < since:
+            return None
+        return max(since + SILENT_AFTER, self._silence_told_at + SILENCE_TOLD_EVERY)
 
     def _limits(self) -> list[tuple[Instant, str]]:
         """The deadlines whose passing ends the connection, each with the reason."""

@@ -62,6 +62,13 @@ class PathChosen:
 
 
 @dataclass(frozen=True, slots=True)
+class PathSilent:
+    """Nothing comes back although packets are sent: the peer may have been started anew. Told again while it goes on."""
+
+    cid: ConnectionId
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionFailed:
     """The connection is gone: no path was found or the one it had is dead."""
 
@@ -95,6 +102,7 @@ NodeEvent = (
     | InvalidateIceCandidate
     | ConnectionEstablished
     | PathChosen
+    | PathSilent
     | ConnectionFailed
     | ConnectionClosed
     | RelayLost
