@@ -10,7 +10,7 @@ from firezone.proto.relay.auth import Username
 from firezone.wire import stun
 from firezone.wire.stun import Attribute, ErrorCode, Message, MessageClass, Method, Value
 from tests.fuzz.mutations import spoiled
-from tests.harness.relay_model import Out, RealRelay
+from tests.harness.relay_model import REALM, Out, RealRelay, RelayModel
 
 CODES = (300, 400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 446, 486, 487, 500, 508, 699)
 LIFETIMES = (0, 1, 2, 3, 30, 600, 2**31, 2**32 - 1)
@@ -21,7 +21,7 @@ ADDRESSES = (
 ALTERNATE_SERVER = 0x8023
 
 
-class HostileRelay(RealRelay):
+class Lies(RelayModel):
     """Honest while `malice` is 0; with 1 no answer is what it should be."""
 
     def __init__(self, name: str, *addresses: str) -> None:
@@ -31,9 +31,8 @@ class HostileRelay(RealRelay):
         self._former: list[bytes] = []
 
     def handle(self, source: Endpoint, destination: Endpoint, datagram: bytes, now: Instant) -> list[Out]:
-        honest = super().handle(source, destination, datagram, now)
         answers: list[Out] = []
-        for sender, target, answer in honest:
+        for sender, target, answer in super().handle(source, destination, datagram, now):
             if self.draw.random() >= self.malice or sender not in self.servers:
                 answers.append((sender, target, answer))
             else:
@@ -88,5 +87,20 @@ class HostileRelay(RealRelay):
         return Endpoint.from_text(self.draw.choice(ADDRESSES), self.draw.choice((0, 1, 3478, 49152, 52625, 65535)))
 
     def _key(self, question: Message) -> bytes | None:
+        """What a client takes for the relay's key."""
+        raise NotImplementedError
+
+
+class HostileRelay(Lies, RealRelay):
+    """The package's own machine behind the lies."""
+
+    def _key(self, question: Message) -> bytes | None:
         username = Username.from_text(question.get(Attribute.USERNAME) or "")
         return None if username is None else username.key(self.secret)
+
+
+class HostileModel(Lies, RelayModel):
+    """The model of a relay behind the lies."""
+
+    def _key(self, question: Message) -> bytes | None:
+        return stun.long_term_key(self.username, REALM, self.password)

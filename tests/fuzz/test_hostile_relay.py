@@ -7,9 +7,12 @@ import contextlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firezone.base.errors import StateError
-from tests.fuzz.hostile_relay import HostileRelay
+from firezone.base.errors import RemoteError, StateError
+from tests.fuzz.hostile_relay import HostileModel, HostileRelay
+from tests.harness.relayed import RelayedWorld
+from tests.harness.roles import cidr
 from tests.harness.snownet import Host, Nat, World
+from tests.stateful.test_relayed_roles import answer, reaches, request
 from tests.stateful.test_two_nodes import packet
 
 MOST_PER_SECOND = 60
@@ -42,6 +45,35 @@ def test_a_lying_relay_breaks_nothing_and_can_be_honest_again(seed: int, malice:
     world.hand_out()
     world.authorize(client, gateway)
     assert world.run_until(lambda: client.is_established() and gateway.is_established(), 60)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 2**32), malice=st.sampled_from([0.1, 0.5, 1.0]))
+def test_whole_programs_with_their_compiled_path_survive_it_too(seed: int, malice: float) -> None:
+    world = RelayedWorld()
+    member = world.relay(50, kind=HostileModel)
+    liar = member.model
+    assert isinstance(liar, HostileModel)
+    liar.draw.seed(seed)
+    liar.malice = malice
+    world.portal.add(cidr(10, "10.0.0.0/24"))
+    gateway, client = world.gateway(), world.client()
+    gateway.expected_errors = client.expected_errors = (RemoteError, StateError)
+    for step in range(5):
+        world.hand_out()
+        client.send(request(client, step))
+        gateway.send(answer(client, step))
+        world.run(12)
+    liar.malice = 0.0
+    liar.restart("honest again")
+    world.hand_out()
+    world.run(20)
+    for number in range(10):
+        client.send(request(client, number))
+        world.run(4)
+        if reaches(client, gateway, 100 + number):
+            return
+    raise AssertionError("they never meet again")
 
 
 def to_relays(world: World, host: Host, relay: HostileRelay) -> int:

@@ -34,8 +34,8 @@ class OutwardNetwork(MemoryNetwork):
 class RelayMember:
     """A relay on the network."""
 
-    def __init__(self, network: OutwardNetwork, number: int, *addresses: str) -> None:
-        self.model = RelayModel(uid(number), *addresses)
+    def __init__(self, network: OutwardNetwork, number: int, *addresses: str, kind: type[RelayModel] = RelayModel) -> None:
+        self.model = kind(uid(number), *addresses)
         self.network = network
         self.source = MemorySource()
         self.passes_strangers = False
@@ -96,8 +96,8 @@ class RelayedWorld(World):
         self.network = self.outward
         self.relays: list[RelayMember] = []
 
-    def relay(self, number: int = 50, *addresses: str) -> RelayMember:
-        member = RelayMember(self.outward, number, *(addresses or ("203.0.113.10",)))
+    def relay(self, number: int = 50, *addresses: str, kind: type[RelayModel] = RelayModel) -> RelayMember:
+        member = RelayMember(self.outward, number, *(addresses or ("203.0.113.10",)), kind=kind)
         self.relays.append(member)
         return member
 
