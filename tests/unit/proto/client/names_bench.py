@@ -60,11 +60,13 @@ class NamesClient(Client):
         self.state._handle_control(ConnectionId(uid(gateway)), packet, self.now)
 
     def table(self) -> dict[str, int | None]:
-        """All routes of the compiled tables within the proxy range."""
-        return {
-            str(network): row for network, row in self.state._routes.items()
-            if network.prefixlen in (32, 128) and self.state._names.name_of(network.network_address) is not None
-        }  # fmt: skip
+        """All routes of names."""
+        found = {
+            str(network): rows[0 if network.version == 4 else 1]
+            for networks, rows in self.state._name_routes.values()
+            for network in networks
+        }
+        return {network: row for network, row in found.items() if row is not None}
 
     def proxies(self, name: str = NAME, version: int | None = None) -> list[str]:
         return [

@@ -179,8 +179,8 @@ def test_when_there_are_too_many_names_those_that_were_only_asked_for_go(monkeyp
         set_up = nat.begin(G, f"n{number}.test", R, PROXIES, 0)
         if number < 10:
             send(nat, set_up, number)
-    assert not nat.has_shrunk
+    assert nat.shrunk == set()
     nat.begin(G, "n16.test", R, PROXIES, 0)
-    assert nat.has_shrunk
+    assert nat.shrunk == {G}
     assert [set_up.name for set_up in nat.at(G)] == [f"n{number}.test" for number in (*range(10), 14, 15, 16)]
     assert MAX_SET_UPS == 16_384
