@@ -103,14 +103,16 @@ def up(logs: Path | None) -> None:
     if namespaces.INSIDE not in os.environ:
         _enter("up", directory, logs)
 
+    from firezone.lab.access import APP, CLOSED_PORT, LOCKED, WIKI
     from firezone.lab.stack import Stack
     from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6
 
     try:
-        stack = Stack.start(directory, _progress(False))
+        stack = Stack.start(directory, _progress(False), has_names=True)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"You are in the client's network. Try: curl http://{RESOURCE_ADDRESS}/ or curl 'http://[{RESOURCE_ADDRESS_V6}]/'")
+    click.echo(f"or by name: curl http://{WIKI}/ or http://{APP}/; refused is: curl http://{LOCKED}:{CLOSED_PORT}/")
     click.echo(f"Logs are in {directory}. Leave with exit.")
     subprocess.run(stack.topology.client.command(os.environ.get("SHELL", "/bin/sh")), check=False)
     stack.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from firezone.base.errors import FirezoneError
+from firezone.lab.access import show_access
 from firezone.lab.measure import fetch_page, ping, start_iperf, throughput
 from firezone.lab.report import Report
 from firezone.lab.stack import Stack
@@ -20,7 +21,7 @@ def run_demo(logs: Path, seconds: float, progress: Callable[[str], None], *, is_
     report = Report("namespaces, real TUN devices", str(logs))
     stack: Stack | None = None
     try:
-        stack = Stack.start(logs, progress, is_relayed=is_relayed)
+        stack = Stack.start(logs, progress, is_relayed=is_relayed, has_names=True)
         _measure(stack, report, seconds, progress)
         if is_relayed != report.path.startswith("relayed"):
             report.errors.append(f"The path is not what was asked for: {report.path}.")
@@ -59,3 +60,4 @@ def _measure(stack: Stack, report: Report, seconds: float, progress: Callable[[s
         report.cpu_s_per_gb[name] = round((program.cpu_seconds() - before[name]) / (moved / 1e9), 3)
         report.resident_mib[name] = round(program.resident_mib(), 1)
     iperf.stop()
+    show_access(stack, report, progress)

@@ -91,7 +91,7 @@ class Report:
             rows.append(("refused", f"{refused['host']} port {refused['port']}: {words}"))
         if self.revoked is not None:
             rows.append(
-                ("grant revoked", f"the transfer from {self.revoked['host']} stopped {self.revoked['stopped_after_s']:.2f} s later")
+                ("grant revoked", f"the transfer from {self.revoked['host']} stopped {self.revoked['stopped_after_s']:.3f} s later")
             )
         if self.checked_packets:
             rows.append(("packets checked", f"{self.checked_packets} byte for byte, ICMP, UDP and TCP, IPv4 and IPv6"))

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 import structlog
 
 from firezone.io.dns_control import DISABLED, make_dns_control
+from firezone.io.portal_names import PortalNames
 from firezone.io.service_manager import notify_ready
+from firezone.loop.client_dns import ClientDns
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
+from firezone.proto.client.dns_outcomes import SiteReachable
 from firezone.proto.client.state import ClientState, MessageIgnored, ResourcesUpdated, TunConfig
 from firezone.proto.phoenix.login import COMPATIBLE_CLIENT_VERSION, LoginUrl
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.v2 import client as wire2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from firezone.loop.config import ClientConfig
 
 log = structlog.get_logger(__name__)
@@ -40,20 +45,48 @@ class ClientProgram(TunnelProgram[ClientState]):
         self._applying = asyncio.Lock()
         self._newest: TunConfig | None = None
         self.state.set_internet_resource_state(config.is_internet_active, self.clock.now())
-        self.dns = make_dns_control(DISABLED if ends.device is None else config.dns_control)
+        self.dns_method = DISABLED if ends.device is None else config.dns_control
+        self.dns = make_dns_control(self.dns_method)
+        self.names = ClientDns(self.state, mark=ends.mark, clock=self.clock.now, touch=self._touch)
+        self._portal_names = PortalNames(self.dns.system_resolvers, mark=ends.mark)
 
     def login_url(self) -> LoginUrl:
         return client_login_url(self.config)
 
     async def prepare(self) -> None:
         await self.dns.start()
+        if self.ends.device is not None:
+            await self.names.start()
+        # Known before the portal says anything, so that the first configuration has sentinels.
+        self.state.set_system_resolvers(self.dns.system_resolvers(), self.clock.now())
         if self._owns_process:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.on_hangup)
+        self.dns.on_change(self._on_resolvers)  # Called first when the engine stands: nothing is awaited until then.
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Gives the machine its DNS back while the tunnel still answers: between the two no name would resolve."""
         await self.dns.revert()
+        await self.names.close()
         await super()._end(loop)
+
+    async def resolve_portal(self, host: str) -> Sequence[str]:
+        """Asks the network's own servers once the tunnel is set up: what this machine resolves with may be us, or behind us."""
+        if not self.ready.is_set() or self.ends.device is None:
+            return [host]
+        try:
+            return await self._portal_names.resolve(host)
+        except OSError as error:
+            if self.dns_method != DISABLED:
+                raise
+            log.debug("left to the system", error=str(error))
+            return [host]
+
+    def _touch(self) -> None:
+        self.host.tunnel.touch()
+
+    def _on_resolvers(self) -> None:
+        self.state.set_system_resolvers(self.dns.system_resolvers(), self.clock.now())
+        self.host.tunnel.touch()
 
     def on_moved(self, addresses: tuple[str, ...]) -> None:
         self.reset("another network", addresses)
@@ -86,6 +119,8 @@ class ClientProgram(TunnelProgram[ClientState]):
                 await self.dns.flush()
             case MessageIgnored(what):
                 log.debug("the portal speaks of what this client has no use for", what=what)
+            case SiteReachable():
+                self.names.on_site(event)
             case _:
                 log.debug("event", event=type(event).__name__)
 
@@ -99,6 +134,7 @@ class ClientProgram(TunnelProgram[ClientState]):
         self._newest = config
         if not await self._set_up_device(config):
             return
+        self.names.drop_connections()
         log.info("tunnel configured", ipv4=config.ipv4, ipv6=config.ipv6, routes=len(config.routes))
         if not self.ready.is_set():
             self.ready.set()
@@ -107,7 +143,7 @@ class ClientProgram(TunnelProgram[ClientState]):
                 self.stop()
 
     async def _set_up_device(self, config: TunConfig) -> bool:
-        """Sets addresses, then DNS, then routes: when these attract traffic, the sentinels are asked already.
+        """Sets addresses, name servers on the sentinels, DNS, routes: when these attract traffic, the sentinels are asked already.
 
         Of several configurations that wait only the newest is applied. Returns whether this one was.
         """
@@ -115,9 +151,9 @@ class ClientProgram(TunnelProgram[ClientState]):
             if self._newest is not config:
                 return False
             if self.netlink is not None and self.ends.device is not None:
-                await self.netlink.set_addresses([config.ipv4, config.ipv6])
-                if config.dns_servers:
-                    await self.dns.apply(config.dns_servers, config.search_domain, self.ends.device)
+                await self.netlink.set_addresses([config.ipv4, config.ipv6], config.dns_servers)
+                if serving := await self.names.listen(config.dns_servers):
+                    await self.dns.apply(serving, config.search_domain, self.ends.device)
                 await self.netlink.set_routes(config.routes)
             return True
 

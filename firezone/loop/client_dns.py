@@ -53,9 +53,12 @@ class ClientDns:
         _raise_descriptor_limit()
 
     async def listen(self, sentinels: Iterable[str]) -> tuple[str, ...]:
-        """Serves exactly these and returns those that can be. Comes with every configuration of the tunnel. Raises ConfigError."""
-        self._upstreams.drop_streams()
+        """Serves exactly these and returns those that can be. Raises ConfigError."""
         return await self._server.listen(sentinels)
+
+    def drop_connections(self) -> None:
+        """Comes with every configuration of the tunnel, whose routes may lead elsewhere than what is under way."""
+        self._upstreams.drop_streams()
 
     async def close(self) -> None:
         await self._server.close()

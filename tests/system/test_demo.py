@@ -46,6 +46,18 @@ def test_demo_fetches_a_page_through_the_tunnel_and_says_so_in_json(tmp_path: Pa
     assert set(report["rtt_ms"]) == {"p50", "p99"}
     assert set(report["cpu_s_per_gb"]) == {"client", "gateway"}
     assert all(value < 120 for value in report["resident_mib"].values())
+    ways = {title: found["host"] for title, found in report["reached"].items()}
+    assert ways == {
+        "by name": "wiki.lab.internal", "by wildcard": "blog.apps.lab.internal", "by name, one port open": "locked.lab.internal",
+        "through the Internet resource": "www.public.example",
+    }  # fmt: skip
+    assert report["reached"]["through the Internet resource"]["page"].startswith(
+        "Hello from the resource. You came as 198.51.100.3"
+    )
+    assert report["refused"]["meaning"] == "communication administratively prohibited"
+    assert (report["refused"]["type"], report["refused"]["code"]) in ((3, 13), (1, 1))
+    assert report["revoked"]["stopped_after_s"] < 1
+    assert report["revoked"]["ended_by"] == "silence"
     counters = json.loads((tmp_path / "client.counters.json").read_text())
     assert counters["udp"]["datagrams_per_send"] > 1
 

@@ -275,7 +275,10 @@ def test_without_resolved_the_client_says_what_to_do(host: DnsHost) -> None:
 @pytest.fixture
 async def portal(host: DnsHost) -> AsyncIterator[ScriptedPortal]:
     host.run("ip", "link", "delete", LINK)  # The client brings its own.
-    interface = {"ipv4": "100.64.0.9", "ipv6": "fd00:2021:1111::9"}
+    interface = {
+        "ipv4": "100.64.0.9", "ipv6": "fd00:2021:1111::9", "search_domain": "corp.example",
+        "upstream_dns": [{"protocol": "ip_port", "address": address} for address in ("192.0.2.53:53", "[2001:db8::53]:53")],
+    }  # fmt: skip
     portal = ScriptedPortal({"interface": interface, "resources": [], "relays": []})
     await portal.start(host)  # type: ignore[arg-type]
     yield portal
@@ -284,7 +287,7 @@ async def portal(host: DnsHost) -> AsyncIterator[ScriptedPortal]:
 
 async def start_client(host: DnsHost, portal: ScriptedPortal, method: str) -> subprocess.Popen[str]:
     child = host.spawn(
-        sys.executable, "-m", "tests.harness.dns_client", FIREZONE_API_URL=f"ws://127.0.0.1:{portal.port}", FIREZONE_TOKEN="abc",
+        sys.executable, "-m", "firezone.client", FIREZONE_API_URL=f"ws://127.0.0.1:{portal.port}", FIREZONE_TOKEN="abc",
         FIREZONE_ID="id", FIREZONE_DNS_CONTROL=method,
     )  # fmt: skip
     await asyncio.to_thread(expect, child, "tunnel configured")
@@ -336,7 +339,7 @@ async def test_a_file_that_cannot_be_taken_ends_the_client_with_one_line(host: D
     host.run("mount", "-o", "remount,bind,ro", "/etc")
     done = await asyncio.to_thread(
         host.run, "env", f"FIREZONE_API_URL=ws://127.0.0.1:{portal.port}", "FIREZONE_TOKEN=abc", "FIREZONE_ID=id", sys.executable,
-        "-m", "tests.harness.dns_client", "--dns-control", "etc-resolv-conf", check=False,
+        "-m", "firezone.client", "--dns-control", "etc-resolv-conf", check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].endswith("use --dns-control systemd-resolved or disabled.")
