@@ -150,6 +150,10 @@ def main(
         )
         if token is not None:
             log.warning("the token was given on the command line, where every user of this machine can read it")
+        if click.get_current_context().get_parameter_source("secret") is click.core.ParameterSource.COMMANDLINE:
+            log.warning("the secret was given on the command line, where every user of this machine can read it")
+        if rng_seed is not None:
+            log.warning("secret, ports and nonces follow from --rng-seed and can be guessed: it is for tests only")
         if secret is not None and len(secret) < MIN_SECRET_LENGTH:
             log.warning("the secret is short enough to be guessed", characters=len(secret), advised=MIN_SECRET_LENGTH)
         for option, why in click.get_current_context().meta.get(NOTES, ()):

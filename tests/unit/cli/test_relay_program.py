@@ -207,7 +207,12 @@ def test_secrets_are_in_neither_help_nor_log() -> None:
             assert "t0ken-text" not in result.output
 
 
-def test_a_guessable_secret_and_a_public_token_are_warned_about() -> None:
+def test_secrets_that_are_public_or_can_be_guessed_are_warned_about() -> None:
+    public = run("--check", "--secret", SECRET, PUBLIC_IP4_ADDR="203.0.113.10").stdout
+    assert "secret was given on the command line" in public
+    assert SECRET not in public
+    assert "command line" not in run("--check", **ALONE).stdout
+    assert "can be guessed" in run("--check", "--rng-seed", "7", **PORTAL).stdout
     assert "short enough to be guessed" in run("--check", **{**ALONE, "FIREZONE_RELAY_SECRET": "short"}).stdout
     assert "the secret is ***" not in run("--check", **{**ALONE, "FIREZONE_RELAY_SECRET": "short"}).stdout
     assert "token was given on the command line" in run("t0ken-text", "--check", **{**PORTAL, "FIREZONE_TOKEN": ""}).stdout
