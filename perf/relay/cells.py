@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from firezone.base.net import Endpoint
 from perf.relay import load
 from perf.relay.lanes import FIRST_PEER_PORT, PEER_ADDRESS
-from perf.relay.turn import Allocation
+from perf.relay.turn import Allocation, TurnError
 
 if TYPE_CHECKING:
     import socket
@@ -117,6 +117,7 @@ def measure(channels: Channels, cell: Cell, seconds: float, *, search: bool = Tr
     Returns: `rate`, datagrams per second with as many on their way as the relay takes without loss; `per_cpu`, datagrams per CPU
              second meanwhile; `cores`, CPU seconds per second; `loss_free`, the highest rate offered with under 0.1 % lost;
              `wrong`, datagrams that did not arrive as they were sent.
+    Raises:  TurnError when those are more than a few late ones of the cell before: then nothing here means what it says.
     """
     plan, sinks, window = channels.plan(cell), channels.sinks(cell), WINDOW[cell.shape]
     sinks.drain(0.01)
@@ -125,6 +126,10 @@ def measure(channels: Channels, cell: Cell, seconds: float, *, search: bool = Tr
     cpu = channels.contender.cpu_seconds()
     done = load.run(plan, sinks, seconds, window=window)
     cpu = channels.contender.cpu_seconds() - cpu
+    if done["wrong"] > done["received"] * LOSS_FREE:
+        raise TurnError(
+            f"{channels.contender.name} changed {done['wrong']} of {done['received']} datagrams on their way in {cell}."
+        )
     sinks.drain(0.01)
     rate = done["received"] / done["elapsed_s"]
     figures = {
