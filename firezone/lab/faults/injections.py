@@ -214,8 +214,8 @@ class _Said:
 
 
 def _was_dark(cell: Cell, start: float, seconds: float) -> bool:
-    """Whether no echo came for as long as nothing could, but for what was under way at its start."""
-    return cell.flows.echo.longest_gap(start) >= seconds - 0.5
+    """Whether no echo came for about as long as nothing could. Where the flow itself was not let run is no part of a gap."""
+    return cell.flows.echo.longest_gap(start) >= 0.8 * seconds
 
 
 def _relays_in_use(cell: Cell) -> set[str]:

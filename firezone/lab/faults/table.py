@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-CELL_TIMEOUT_S = 180.0
+CELL_TIMEOUT_S = 300.0
+"""Above a minute without a link and twice the patience after it, so that what is missing is told by its name."""
 
 
 @dataclass(slots=True)
