@@ -27,13 +27,11 @@ class Fault:
 
     @property
     def download_limit_s(self) -> float | None:
-        """Longest gap of a download. TCP doubles the time to its next try, so that its gap is up to twice that of the way itself.
+        """Longest gap of a download: that of the flow, although TCP doubles the time to its next try and so comes late.
 
-        None after a loss of half a minute or more: by then its next try may be as far away, through no fault of the tunnel.
+        None after a loss of half a minute or more, when its next try may be as far away, through no fault of the tunnel.
         """
-        if self.is_after or self.may_break:
-            return None
-        return self.limit_s if self.limit_s == UNNOTICED_S else 2 * self.limit_s + 0.5
+        return None if self.is_after or self.may_break else self.limit_s
 
     @property
     def patience_s(self) -> float:
