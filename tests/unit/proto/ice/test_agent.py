@@ -246,6 +246,20 @@ def test_invalidating_a_reflexive_candidate_leaves_the_host_pairs() -> None:
     assert len(link.left.agent.pairs) == 1
 
 
+def test_a_relay_candidate_is_taken_back_by_a_line_without_ufrag_and_with_another_priority() -> None:  # C24
+    target = agent(is_controlling=True)
+    target.add_local(host("192.0.2.1"), START)
+    line = "candidate:fffe3f0277aa66bb55cc44dd 1 udp 37748479 198.51.100.9 61000 typ relay raddr 0.0.0.0 rport 0"
+    assert not target.add_remote(decode_candidate(f"{line} ufrag other"), START)
+    assert target.add_remote(decode_candidate(f"{line} ufrag {CONTROLLED.ufrag}"), START)
+    assert len(target.pairs) == 1
+    gone = "candidate:77aa66bb55cc44dd 1 udp 1234 198.51.100.9 61000 typ relay raddr 0.0.0.0 rport 0"
+    other = gone.replace("61000", "61001")
+    assert not target.invalidate_remote(decode_candidate(other), START)
+    assert target.invalidate_remote(decode_candidate(gone), START)
+    assert not target.pairs
+
+
 def test_a_reflexive_address_of_another_family_is_refused() -> None:
     with pytest.raises(ValueError, match="family"):
         reflexive_candidate(Endpoint.from_text("2001:db8::1", 1), OURS)
