@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -217,9 +217,8 @@ class _Connection(asyncio.Protocol):
         self._is_taking = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def connection_made(self, transport: Any) -> None:
+        self._transport: asyncio.Transport = transport  # Not an instance of it with uvloop.
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         connections = self._sentinel.connections
         if len(connections) >= MAX_CONNECTIONS:

@@ -2,6 +2,7 @@
 
 - `namespaces`, `programs`: what everything here stands on; `topology`, `stack`: the networks and programs of the demo.
 - `namespaces`, `programs`: what everything here stands on; `topology`, `stack`: the networks and the programs of the demo.
+- `access`: what the demo shows of names and policies, with `name_server`, `refusal` and `stream`.
 - `nat`: networks of every kind; `matrix`: which path is found through them; `paths`: what both programs say of a path.
 - `faults`: things that break under running flows.
 """

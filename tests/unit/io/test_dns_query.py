@@ -7,10 +7,13 @@ import asyncio
 import dns.message
 import dns.rcode
 import pytest
+import uvloop
 
 from firezone.io import dns_query
 from firezone.io.dns_query import Upstreams
 from tests.harness.name_server import NameServer, servers
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
 
 def question(number: int = 7, name: str = "www.test", *, edns: bool = False) -> bytes:
@@ -40,6 +43,13 @@ class Asker:
         async with asyncio.timeout(5):
             while len(self.upstreams):  # noqa: ASYNC110 - the same
                 await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The programs run on uvloop."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 def make_zone(server: NameServer) -> None:

@@ -11,6 +11,7 @@ import dns.flags
 import dns.message
 import dns.rrset
 import pytest
+import uvloop
 
 from firezone.io import dns_server
 from firezone.io.dns_server import DnsServer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from firezone.io.dns_server import Reply
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
 SENTINEL, OTHER = "127.0.5.1", "127.0.5.2"
 
@@ -62,6 +65,13 @@ class Asked:
         async with asyncio.timeout(5):
             while len(self.waiting) < count:  # noqa: ASYNC110 - what is waited for sets no events
                 await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The programs run on uvloop."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 @pytest.fixture
