@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ import pytest
 from firezone.lab.faults.kinds import FAULTS
 from firezone.lab.faults.table import Outcome
 from firezone.lab.namespaces import unshare_command
-from firezone.lab.programs import python
+from firezone.lab.programs import python, wait_until
 from tests.harness.lab import ROOT
+from tests.harness.namespaces import Namespace, stop
 from tests.system.test_demo import lab
 
 if TYPE_CHECKING:
@@ -54,3 +57,32 @@ def test_fault_that_does_not_happen_is_no_good_row(tmp_path: Path) -> None:
         assert outcome.is_intact, outcome
         assert outcome.verdict.startswith("no sign of the fault"), outcome
         assert not outcome.ok
+
+
+SPOILS = {
+    "download": """
+        flow.block = lambda number: whole(number) if number < 3 else whole(number)[:-1] + bytes([whole(number)[-1] ^ 1])
+    """,
+    "echo": """
+        class Spoiler(flow.socket.socket):
+            def sendto(self, data, to):
+                return super().sendto(data[:-1] + bytes([data[-1] ^ 1]), to)
+        flow.socket.socket = Spoiler
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", SPOILS)
+@pytest.mark.parametrize("is_spoiled", [True, False])
+def test_one_bit_that_changes_on_the_way_is_a_corrupted_transfer(kind: str, is_spoiled: bool, tmp_path: Path) -> None:
+    server = (
+        "from firezone.lab.faults import flow\nwhole = flow.block\n" + textwrap.dedent(SPOILS[kind]) * is_spoiled + "flow.serve()"
+    )
+    log = tmp_path / "log"
+    with Namespace() as here, log.open("w") as output:
+        here.spawn(sys.executable, "-c", server)
+        user = here.spawn(*python("firezone.lab.faults.flow", kind, "127.0.0.1"), stdout=output)
+        # Two reports, which come every half second: by then something has come.
+        assert wait_until(lambda: log.read_text().count('"last": ') - log.read_text().count("null") >= 2, timeout=20)
+        stop(user)
+    assert json.loads(log.read_text().splitlines()[-1])["is_intact"] is not is_spoiled
