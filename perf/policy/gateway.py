@@ -65,7 +65,7 @@ class TimedGateway(GatewayMember):
             with self.timed():
                 return tick(*arguments)
 
-        self.engine.tick = timed_tick  # type: ignore[method-assign]
+        self.engine.tick = timed_tick  # type: ignore[method-assign,assignment]
 
     def tell(self, message: Any) -> None:
         event, payload = self.from_portal.encode(message)

@@ -8,7 +8,6 @@ process would be counted as the kernels' otherwise.
 from __future__ import annotations
 
 import ipaddress
-import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -185,7 +184,7 @@ def new_sessions_per_second(count: int = 50_000, clients: int = 10) -> float:
     fresh = Gateway(SetUp(clients, 100, 1), NAMES)
     packets, peers = gateway.outgoing
     first = np.unique(packets, axis=0, return_index=True)[1]
-    random.Random(1).shuffle(first)
+    np.random.default_rng(1).shuffle(first)
     spent = 0
     for at in range(0, len(first) - ROWS + 1, ROWS):
         some = first[at : at + ROWS]
@@ -203,6 +202,7 @@ def _big(values: Any, kind: str) -> NDArray[np.uint8]:
 
 
 def _checksums(headers: NDArray[np.uint8]) -> NDArray[np.int64]:
-    words = np.ascontiguousarray(headers).view(">u2").astype(np.int64).sum(axis=1)
+    words: NDArray[np.int64] = np.ascontiguousarray(headers).view(">u2").astype(np.int64).sum(axis=1)
     words = (words & 0xFFFF) + (words >> 16)
-    return 0xFFFF - ((words & 0xFFFF) + (words >> 16))
+    sums: NDArray[np.int64] = 0xFFFF - ((words & 0xFFFF) + (words >> 16))
+    return sums
