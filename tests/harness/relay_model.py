@@ -47,6 +47,8 @@ class RelayModel:
         self.password = password
         self.lifetime = 600
         self.is_alive = True
+        self.is_full = False
+        """Whether it refuses new allocations."""
         self.leases: dict[Endpoint, Lease] = {}
         self.requests: list[tuple[Instant, Message]] = []
         self.relayed = 0
@@ -124,6 +126,8 @@ class RelayModel:
             return [self._refuse(message, 401 if nonce is None else 438)]
         lease = self.leases.get(client)
         match message.method:
+            case Method.ALLOCATE if lease is None and self.is_full:
+                return [self._refuse(message, 508)]
             case Method.ALLOCATE:
                 return [self._refuse(message, 437) if lease is not None else self._allocate(message, client, server, now)]
             case Method.REFRESH if lease is not None:

@@ -61,7 +61,7 @@ class Relaying:
                 allocation.bind_channel(endpoint, now)
 
     def settle(self, now: Instant, *, is_changed: bool = False) -> None:
-        """Takes what the allocations have to say until they fall silent, and replaces those that ended."""
+        """Takes what the allocations have to say until they fall silent, and replaces those that ended or lend nothing any more."""
         touched: dict[ConnectionId, Connection] = {}
         lost: set[RelayId] = set()
         while True:
@@ -70,7 +70,7 @@ class Relaying:
                 touched |= {connection.cid: connection for connection in self._heed(relay, event, now)}
             dead = self._book.drop_dead(now)
             self._outbox.events.extend(RelayLost(relay, reason) for relay, reason in dead)
-            lost |= {relay for relay, _ in dead}
+            lost |= {relay for relay, _ in dead} | self._book.take_suspended()
             if events or dead:
                 continue
             if is_changed or lost:

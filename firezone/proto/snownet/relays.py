@@ -68,6 +68,8 @@ class RelayBook:
         self._outbox = outbox
         self._relays: dict[RelayId, Relay] = {}
         self._allocations: dict[RelayId, Allocation] = {}
+        self._suspended: set[RelayId] = set()
+        """Those that were of no use when `take_suspended` was last called."""
         self._closed: list[tuple[RelayId, Allocation]] = []
         """Ended, but with something to tell still."""
         self._former: dict[bytes, None] = {}
@@ -129,6 +131,12 @@ class RelayBook:
             if reason == SILENT:
                 self._start(relay, now)
         return dead
+
+    def take_suspended(self) -> set[RelayId]:
+        """Returns the relays that have come to lend us nothing, though they are there: full ones, for example."""
+        suspended = {relay for relay, allocation in self._allocations.items() if allocation.is_suspended}
+        news, self._suspended = suspended - self._suspended, suspended
+        return news
 
     def compare(self, relay: RelayId, since: Instant, now: Instant) -> None:
         """Tells a silent relay's allocation whether others were heard since that instant, and asks them all."""
@@ -205,10 +213,14 @@ class RelayBook:
     # choice
 
     def sample(self) -> RelayId | None:
-        """Returns a relay for a connection: one of the fast ones at random, any while none has answered; None without relays."""
-        measured = [(relay, allocation.rtt) for relay, allocation in self._allocations.items() if allocation.rtt is not None]
+        """Returns a relay for a connection: one of the fast ones at random, any while none has answered; None without relays.
+
+        One that lends us nothing is chosen only if no other is left, however fast it says so.
+        """
+        useful = [(relay, known) for relay, known in self._allocations.items() if not known.is_suspended]
+        measured = [(relay, allocation.rtt) for relay, allocation in useful if allocation.rtt is not None]
         limit = choose_limit([rtt for _, rtt in measured])
-        eligible = [relay for relay, rtt in measured if rtt <= limit] or list(self._relays)
+        eligible = [relay for relay, rtt in measured if rtt <= limit] or [relay for relay, _ in useful] or list(self._relays)
         return eligible[below(self._rng, len(eligible))] if eligible else None
 
     # in detail

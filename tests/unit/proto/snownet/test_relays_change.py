@@ -25,7 +25,7 @@ from tests.harness.relayed_hosts import (
     exchange,
     pair,
 )
-from tests.harness.snownet import World
+from tests.harness.snownet import Host, World
 
 # Relays come and go
 
@@ -256,6 +256,44 @@ def test_fast_relay_is_chosen_once_measured() -> None:
     world.authorize(client, gateway)
     for host in (client, gateway):
         assert [candidate.endpoint.host for candidate in announced(host, CandidateKind.RELAY)] == [near.servers[0].host]
+
+
+@pytest.mark.parametrize("is_known_before", [True, False])
+def test_relay_that_is_full_is_left_to_others_however_near_it_is(is_known_before: bool) -> None:
+    world = World()
+    near, far = world.relay("203.0.113.10", name="near"), world.relay("203.0.113.11", name="far")
+    near.is_full = True
+    client, gateway = world.client("192.0.2.1"), world.gateway("198.51.100.1")
+    block_direct(world)
+    world.delays = lambda datagram: (80 * MILLISECOND if far.owns(datagram.transmit.destination) else 10 * MILLISECOND,)
+    world.hand_out()
+    if is_known_before:
+        world.run(2)
+    world.authorize(client, gateway)
+    world.run(5)
+    assert exchange(client, gateway, wait=0.5)
+    for host in (client, gateway):
+        assert host.events_of(RelayLost) == []
+
+
+def test_relay_that_forgot_us_and_is_full_now_is_left() -> None:
+    world, client, gateway = connected(["203.0.113.10", "203.0.113.11"])
+    for number in range(28):  # until shortly before the refresh
+        world.run(10)
+        assert exchange(client, gateway), number
+    full = next(model for model in world.relays if model.id == relay_of(client, gateway))
+    full.leases.clear()
+    full.is_full = True
+    world.run(15)
+    assert relay_of(client, gateway) == relay_of(gateway, client) != full.id
+    assert not client.closed()
+    assert exchange(client, gateway)
+
+
+def relay_of(host: Host, peer: Host) -> RelayId | None:
+    connection = host.node._connections.get(peer.name)
+    assert connection is not None
+    return connection.relay
 
 
 def test_stale_channel_data_is_dropped() -> None:
