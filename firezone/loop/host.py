@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -19,21 +19,29 @@ from firezone.kernels.types import Reason
 from firezone.loop.engine import Engine
 from firezone.loop.errors import Severity, classify
 from firezone.loop.tunnel import Tunnel
+from firezone.proto.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from firezone.base.timing import Instant
     from firezone.datapath.tables import Tables
     from firezone.io.deadline import DeadlineTimer
     from firezone.loop.ends import Ends
     from firezone.loop.errors import TunnelError
     from firezone.loop.inputs import Clock
-    from firezone.proto.machine import Machine
 
 log = structlog.get_logger(__name__)
 
 FLUSH_TIMEOUT = SECOND
 """How long goodbyes may take to leave at shutdown; longer would hold up a restart."""
+
+
+class ReportingMachine(Machine, Protocol):
+    """A machine that counts what its connections do."""
+
+    def statistics(self, now: Instant) -> dict[str, Any]:
+        """Returns it as one JSON-ready object."""
 
 
 @dataclass
@@ -45,8 +53,9 @@ class Host:
     tables: Tables
     timer: DeadlineTimer
 
-    def start(self, machine: Machine, on_event: Callable[[object], None], on_fatal: Callable[[Exception], None]) -> None:
+    def start(self, machine: ReportingMachine, on_event: Callable[[object], None], on_fatal: Callable[[Exception], None]) -> None:
         """Puts the engine between the ends and begins to tick on the running loop."""
+        self._machine = machine
         self._on_fatal = on_fatal
         self._told: set[str] = set()
         self.error_counts: dict[str, int] = {}
@@ -90,6 +99,7 @@ class Host:
             "budget_exhausted": self.tunnel.budget.exhausted,
             "rows": {reason.name.lower(): int(reasons[reason]) for reason in Reason if reasons[reason]},
             "errors": self.error_counts,
+            "node": self._machine.statistics(self.clock.now()),
             **self.ends.counters(),
         }
 

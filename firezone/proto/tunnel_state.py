@@ -123,6 +123,10 @@ class TunnelState:
         """Our WireGuard key, as the portal must know it."""
         return self.node.public_key
 
+    def statistics(self, now: Instant) -> dict[str, Any]:
+        """Returns what the connections have sent and received, as one JSON-ready object."""
+        return self.node.statistics(now)
+
     # inputs
 
     def handle_packet(self, packet: bytes, ecn: int, reason: Reason, now: Instant) -> None:

@@ -125,6 +125,8 @@ class Peer:
         """When the newest session was established."""
         self.last_rtt_ns: int | None = None
         """Time from our last answered initiation to its response."""
+        self.sent_bytes = self.received_bytes = 0
+        """Of packets, without overhead; the caller adds what the fast path reports."""
         self.dropped_packets = 0
         """Packets that found the queue full or were given up with it."""
 
@@ -440,6 +442,7 @@ class Peer:
     def _seal(self, session: LiveSession, packet: bytes, now: Instant) -> None:
         self._transmits.append(self._store.seal(session.slot, packet))
         session.has_sent_data = True
+        self.sent_bytes += len(packet)
         self._traffic.on_data_sent(now)
 
     def _send_keepalive(self, session: LiveSession) -> None:
@@ -459,7 +462,11 @@ class Peer:
         if live is None:
             raise RemoteError("A data message was handed to a peer that it is not for.")
         self._note_received(live, has_data=bool(plaintext), now=now)
-        return cut_to_packet(plaintext) if plaintext else None
+        if not plaintext:
+            return None
+        packet = cut_to_packet(plaintext)
+        self.received_bytes += len(packet)
+        return packet
 
     def _note_received(self, session: LiveSession, *, has_data: bool, now: Instant) -> None:
         if has_data:

@@ -39,6 +39,7 @@ from firezone.proto.snownet.events import (
 from firezone.proto.snownet.goodbye import GOODBYE
 from firezone.proto.snownet.optimistic import optimistic_candidates
 from firezone.proto.snownet.routes import Path, Routes
+from firezone.proto.snownet.statistics import ConnectionStatistics, path_kind
 from firezone.wire.candidate import Candidate, CandidateKind, encode_candidate
 from firezone.wire.stun import Received
 
@@ -123,6 +124,7 @@ class Connection:
         self._disconnected_at: Instant | None = None
         self._last_proactive_at: Instant | None = None
         self._silence_told_at: Instant = 0
+        self._statistics = ConnectionStatistics()
         self._has_handshaken = False
         self._is_established = False
         self._packets: deque[bytes] = deque(maxlen=MAX_BUFFERED)
@@ -188,13 +190,17 @@ class Connection:
             self._wake(now)
         return packet
 
-    def handle_activity(self, session: SessionSlot, sent: int, received: int, keepalives: int, *, now: Instant) -> bool:
+    def handle_activity(
+        self, session: SessionSlot, sent: int, received: int, keepalives: int, sent_bytes: int, received_bytes: int, *, now: Instant
+    ) -> bool:
         """Takes what the compiled path did. Returns whether `settle` must follow.
 
         Otherwise no deadline moved forward by more than the distance of two checks, so none is announced anew.
         """
         was_idle = self.state is ConnectionState.IDLE
         self.peer.on_activity(session, sent, received, keepalives, now)
+        self.peer.sent_bytes += sent_bytes
+        self.peer.received_bytes += received_bytes
         if sent or received:
             self._wake(now)
         if sent and self.path is not None:
@@ -262,6 +268,14 @@ class Connection:
             None if (silent_at := self._silent_at()) is None else (silent_at, "tell of silence"),
         )
 
+    def statistics(self) -> ConnectionStatistics:
+        """Returns what the connection has done so far; it goes on counting in the same object."""
+        statistics, peer, pair = self._statistics, self.peer, self.agent.selected
+        statistics.sent_bytes, statistics.received_bytes = peer.sent_bytes, peer.received_bytes
+        statistics.last_handshake_at, statistics.last_rtt_ns = peer.last_handshake_at, peer.last_rtt_ns
+        statistics.path = path_kind(pair) if pair is not None and self.path is not None else ""
+        return statistics
+
     def fail(self, reason: str) -> None:
         """Gives the connection up; the node removes it."""
         if self.state is ConnectionState.FAILED:
@@ -321,7 +335,8 @@ class Connection:
                 case StateChanged():
                     self._disconnected_at = None
         while (message := self.agent.poll_transmit()) is not None:
-            self._routes.send(message.source, message.destination, message.payload, now, row=self.peer.row)
+            sent = self._routes.send(message.source, message.destination, message.payload, now, row=self.peer.row)
+            self._statistics.add_stun(sent, len(message.payload))
 
     def _take_path(self, path: Path, now: Instant, utc: UnixTime) -> None:
         """Sends over the nominated pair from now on, in every state."""
@@ -363,6 +378,7 @@ class Connection:
             match event:
                 case Established():
                     self._has_handshaken = True
+                    self._statistics.handshakes += 1
                 case Expired(reason):
                     self.fail(reason)
 

@@ -118,10 +118,17 @@ class Outbox:
         """Requests to relays: they leave first, so that a channel is bound before it is used."""
         self.transmits: deque[Transmit] = deque(maxlen=MAX_TRANSMITS)
         self.events: deque[NodeEvent] = deque()
+        self.control_bytes = 0
+        """What all requests to relays had so far."""
 
     @property
     def is_waiting(self) -> bool:
         return bool(self.control or self.transmits or self.events)
+
+    def request(self, transmit: Transmit) -> None:
+        """Queues a request to a relay."""
+        self.control.append(transmit)
+        self.control_bytes += len(transmit.payload)
 
     def next_transmit(self) -> Transmit | None:
         if self.control:

@@ -13,8 +13,9 @@ Source: Firezone's snownet.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -41,6 +42,7 @@ from firezone.proto.snownet.events import ConnectionClosed, NodeEvent, Outbox, R
 from firezone.proto.snownet.relaying import Relaying
 from firezone.proto.snownet.relays import Relay, RelayBook, Traffic
 from firezone.proto.snownet.routes import Path, Routes
+from firezone.proto.snownet.statistics import ConnectionStatistics
 from firezone.proto.turn.channels import ChannelGate
 from firezone.wire import stun
 from firezone.wire.candidate import Candidate, CandidateKind, decode_candidate
@@ -48,6 +50,10 @@ from firezone.wire.wireguard import MessageType, classify, receiver_index
 
 MAX_LOCAL_ADDRESSES = 32
 """Host candidates offered per connection. With as many of the peer's, more would only fill the 100 pairs with bad ones."""
+
+
+_COUNTS = ("sent", "received", "keepalives", "sent_bytes", "received_bytes")
+"""Columns of an activity record, as `Connection.handle_activity` takes them."""
 
 
 @dataclass(slots=True)
@@ -86,6 +92,7 @@ class Node:
         self._connections = Connections()
         self._relaying = Relaying(self._relays, self._routes, self._connections, self._outbox, self._resume)
         self._deadlines = Deadlines()
+        self._ended = ConnectionStatistics()
         self._rotate_keys(now)
 
     # identity
@@ -261,7 +268,7 @@ class Node:
 
     def handle_activity(self, records: NDArray[Any], now: Instant) -> None:
         """Takes `SessionTable.take_activity()`: what the compiled path sent and received since the last call."""
-        columns = (records[name].tolist() for name in ("peer", "session", "sent", "received", "keepalives"))
+        columns = (records[name].tolist() for name in ("peer", "session", *_COUNTS))
         for row, session, *counts in zip(*columns, strict=True):
             connection = self._connections.by_row(PeerRow(row))
             if connection is not None and connection.handle_activity(SessionSlot(session), *counts, now=now):
@@ -297,6 +304,17 @@ class Node:
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def statistics(self, now: Instant) -> dict[str, Any]:
+        """Returns what was sent and received, and what was dropped, as one JSON-ready object; `ended` are sums."""
+        own = {connection.cid: connection.statistics() for connection in self._connections}
+        return {
+            "stun_to_relays_bytes": self._outbox.control_bytes,
+            "dropped": asdict(self.counters),
+            "paths": dict(Counter(statistics.path for statistics in own.values() if statistics.path)),
+            "connections": {cid: statistics.to_report(now) for cid, statistics in own.items()},
+            "ended": self._ended.to_report(now),
+        }
 
     def row_of(self, cid: ConnectionId) -> PeerRow | None:
         """Returns the peer's row in the compiled tables."""
@@ -382,6 +400,7 @@ class Node:
     def _drop(self, connection: Connection) -> None:
         self._connections.remove(connection)
         self._deadlines.forget(connection)
+        self._ended.add(connection.statistics())
         connection.close()
 
     def _resume(self, connection: Connection, now: Instant) -> None:

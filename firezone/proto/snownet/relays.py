@@ -206,7 +206,7 @@ class RelayBook:
             while (event := allocation.poll_event()) is not None:
                 events.append((relay, event))
             while (transmit := allocation.poll_transmit()) is not None:
-                self._outbox.control.append(transmit)
+                self._outbox.request(transmit)
         self._closed.clear()
         return events
 

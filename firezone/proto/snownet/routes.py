@@ -57,8 +57,8 @@ class Routes:
         *,
         is_relayed: bool = False,
         row: PeerRow | None = None,
-    ) -> None:
-        """Sends one datagram. Over a relay it is lost while there is no channel, which is asked for then.
+    ) -> int:
+        """Sends one datagram and returns its size. Over a relay it is lost while there is no channel, which is asked for then.
 
         `is_relayed` tells that `local` was lent to us: if it is not any more, nothing can be sent from it. `row` is whose check it
         is, who is named by `take_awaiting` once the channel is granted.
@@ -68,10 +68,12 @@ class Routes:
             if row is not None and not allocation.has_channel(remote):
                 self._await(local, remote, row)
             transmit = allocation.encapsulate(remote, payload, now)
-            if transmit is not None:
-                self._outbox.transmits.append(transmit)
-        elif not is_relayed:
-            self._outbox.transmits.append(Transmit(local, remote, payload))
+        else:
+            transmit = None if is_relayed else Transmit(local, remote, payload)
+        if transmit is None:
+            return 0
+        self._outbox.transmits.append(transmit)
+        return len(transmit.payload)
 
     def take_awaiting(self, local: Endpoint, remote: Endpoint) -> list[PeerRow]:
         """Returns whose checks between a lent address and a peer were sent before there was a channel, and forgets it."""
