@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.harness.namespaces import stop
+from tests.harness.namespaces import hold, let_go, stop
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,23 +61,15 @@ class DnsHost:
             lines = [one for one in (self.etc / name).read_text().splitlines(keepends=True) if "systemd-resolve" not in one]
             (self.etc / name).write_text("".join(lines) + line)
         (self.etc / "resolv.conf").write_bytes(b"nameserver 192.0.2.53\n")
-        self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-ec", _SET_UP, "sh", str(self._directory)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n"
+        machine = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+        self._holder = hold(*machine, "sh", "-ec", _SET_UP, "sh", str(self._directory))
         [self._pid] = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for child in self._children:
             stop(child)
-        assert self._holder.stdin is not None
-        self._holder.stdin.close()
-        assert self._holder.stdout is not None
-        self._holder.stdout.close()
-        self._holder.wait()
+        let_go(self._holder)
 
     @property
     def pid(self) -> str:

@@ -26,11 +26,7 @@ class Namespace:
 
     def __enter__(self) -> Namespace:
         # `cat` holds the namespace until its standard input is closed, which the kernel does even after SIGKILL of ours.
-        self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo ready; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n"
+        self._holder = hold("unshare", "--net", "sh", "-c", "echo ready; exec cat")
         self._children: list[subprocess.Popen[str]] = []
         self.run("ip", "link", "set", "lo", "up")
         return self
@@ -38,11 +34,7 @@ class Namespace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         for child in self._children:
             stop(child)
-        assert self._holder.stdin is not None
-        self._holder.stdin.close()
-        assert self._holder.stdout is not None
-        self._holder.stdout.close()
-        self._holder.wait()
+        let_go(self._holder)
 
     @property
     def pid(self) -> int:
@@ -73,6 +65,23 @@ class Namespace:
 
     def _enter(self, command: tuple[str, ...]) -> list[str]:
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *command]
+
+
+def hold(*command: str) -> subprocess.Popen[str]:
+    """Starts what holds a namespace: a command that says `ready` and then waits for its standard input to end."""
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    return holder
+
+
+def let_go(holder: subprocess.Popen[str]) -> None:
+    """Ends what `hold` has started."""
+    assert holder.stdin is not None
+    holder.stdin.close()
+    assert holder.stdout is not None
+    holder.stdout.close()
+    holder.wait()
 
 
 def connect(left: Namespace, right: Namespace, name: str, left_addresses: list[str], right_addresses: list[str]) -> None:

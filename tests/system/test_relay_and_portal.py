@@ -6,7 +6,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,23 +59,29 @@ def client_of(entry: TurnRelay) -> SocketTurnClient:
     return found
 
 
-async def entry_of(device: Device) -> Any:
+async def entry_of(device: Device) -> TurnRelay:
     """Waits until the portal names a relay."""
     while True:
         async with asyncio.timeout(DEADLINE_S):
             message = await device.messages.get()
         relays = message.connected if isinstance(message, RelaysPresence) else getattr(message, "relays", ())
         if relays:
+            assert isinstance(relays[0], TurnRelay)
             return relays[0]
 
 
-async def test_the_portals_credentials_open_the_relay(portal: Callable[[], Program]) -> None:
+async def begin(portal: Callable[[], Program]) -> tuple[Program, RelayProgram, Device, TurnRelay]:
+    """Starts a portal, a relay that has joined it, and a client that knows the relay."""
     program = portal()
     await program.until("listening")
     relay = relay_of(program)
     await until_ready(relay)
     device = Device(program.port, "client", token(program.directory, "client"), 1)  # type: ignore[attr-defined]
-    entry = await entry_of(device)
+    return program, relay, device, await entry_of(device)
+
+
+async def test_the_portals_credentials_open_the_relay(portal: Callable[[], Program]) -> None:
+    _, relay, device, entry = await begin(portal)
     assert entry.addr == f"127.0.0.1:{relay.port}"
     relayed = await asyncio.to_thread(client_of(entry).allocate)
     assert relayed.ip == Endpoint.from_text("127.0.0.1", 0).ip
@@ -85,12 +90,7 @@ async def test_the_portals_credentials_open_the_relay(portal: Callable[[], Progr
 
 
 async def test_a_relay_that_restarts_is_announced_with_new_credentials(portal: Callable[[], Program]) -> None:
-    program = portal()
-    await program.until("listening")
-    relay = relay_of(program)
-    await until_ready(relay)
-    device = Device(program.port, "client", token(program.directory, "client"), 1)  # type: ignore[attr-defined]
-    before = await entry_of(device)
+    program, relay, device, before = await begin(portal)
     await asyncio.to_thread(relay.end, signal.SIGKILL)
     again = relay_of(program)
     await until_ready(again)
@@ -103,12 +103,7 @@ async def test_a_relay_that_restarts_is_announced_with_new_credentials(portal: C
 
 
 async def test_credentials_and_allocations_outlive_the_portal(portal: Callable[[], Program]) -> None:
-    program = portal()
-    await program.until("listening")
-    relay = relay_of(program)
-    await until_ready(relay)
-    device = Device(program.port, "client", token(program.directory, "client"), 1)  # type: ignore[attr-defined]
-    entry = await entry_of(device)
+    program, relay, device, entry = await begin(portal)
     await asyncio.to_thread(client_of(entry).allocate)
     program.stop(signal.SIGKILL)
     await asyncio.to_thread(client_of(entry).allocate)
