@@ -70,7 +70,7 @@ class Relaying:
                 touched |= {connection.cid: connection for connection in self._heed(relay, event, now)}
             dead = self._book.drop_dead(now)
             self._outbox.events.extend(RelayLost(relay, reason) for relay, reason in dead)
-            lost |= {relay for relay, _ in dead} | self._book.take_suspended()
+            lost |= {relay for relay, _ in dead} | self._book.take_suspended(now)
             if events or dead:
                 continue
             if is_changed or lost:

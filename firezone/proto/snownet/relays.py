@@ -13,7 +13,7 @@ from statistics import median
 from firezone.base.ids import RelayId
 from firezone.base.net import Endpoint
 from firezone.base.rng import Rng, below
-from firezone.base.timing import MILLISECOND, Instant, earliest
+from firezone.base.timing import MILLISECOND, SECOND, Instant, earliest
 from firezone.proto.snownet.events import Outbox
 from firezone.proto.turn.allocation import SILENT, Allocation
 from firezone.proto.turn.channels import ChannelGate, decode_channel_data
@@ -27,6 +27,9 @@ MAX_FORMER_ADDRESSES = 64
 """Addresses of relays we left that are remembered, to tell their late answers from a peer whose NAT gave it the same port."""
 SMALL_CHOICE = 2
 """Up to so many relays the fastest one is the measure, beyond it their median."""
+RETRY_SUSPENDED = 60 * SECOND
+"""After which a relay that lends us nothing is asked again: it may have been full. The original waits for the portal to speak of the
+relay, which it need not do for days; half of it would ask full relays twice as often, for nothing."""
 MIN_DEVIATION = 2 * MILLISECOND
 """Differences below are noise of the measurement."""
 
@@ -68,8 +71,8 @@ class RelayBook:
         self._outbox = outbox
         self._relays: dict[RelayId, Relay] = {}
         self._allocations: dict[RelayId, Allocation] = {}
-        self._suspended: set[RelayId] = set()
-        """Those that were of no use when `take_suspended` was last called."""
+        self._suspended: dict[RelayId, Instant] = {}
+        """Those that were of no use when `take_suspended` was last called, and when to ask them again."""
         self._closed: list[tuple[RelayId, Allocation]] = []
         """Ended, but with something to tell still."""
         self._former: dict[bytes, None] = {}
@@ -132,10 +135,11 @@ class RelayBook:
                 self._start(relay, now)
         return dead
 
-    def take_suspended(self) -> set[RelayId]:
+    def take_suspended(self, now: Instant) -> set[RelayId]:
         """Returns the relays that have come to lend us nothing, though they are there: full ones, for example."""
-        suspended = {relay for relay, allocation in self._allocations.items() if allocation.is_suspended}
-        news, self._suspended = suspended - self._suspended, suspended
+        suspended = [relay for relay, allocation in self._allocations.items() if allocation.is_suspended]
+        news = set(suspended) - self._suspended.keys()
+        self._suspended = {relay: self._suspended.get(relay, now + RETRY_SUSPENDED) for relay in suspended}
         return news
 
     def compare(self, relay: RelayId, since: Instant, now: Instant) -> None:
@@ -191,13 +195,20 @@ class RelayBook:
     # time and outputs
 
     def handle_timeout(self, now: Instant) -> None:
+        for relay, retry_at in self._suspended.items():
+            if retry_at <= now and (allocation := self._allocations.get(relay)) is not None:
+                allocation.revive(now)
         for allocation in self._allocations.values():
             due = allocation.poll_timeout()
             if due is not None and due[0] <= now:
                 allocation.handle_timeout(now)
 
     def poll_timeout(self) -> tuple[Instant, str] | None:
-        return earliest(*(allocation.poll_timeout() for allocation in self._allocations.values()))
+        retry_at = min(self._suspended.values(), default=None)
+        return earliest(
+            *(allocation.poll_timeout() for allocation in self._allocations.values()),
+            None if retry_at is None else (retry_at, "TURN retry"),
+        )
 
     def drain(self) -> list[tuple[RelayId, AllocationEvent]]:
         """Sends what the allocations want sent, and returns what they have to tell."""

@@ -276,6 +276,28 @@ def test_relay_that_is_full_is_left_to_others_however_near_it_is(is_known_before
         assert host.events_of(RelayLost) == []
 
 
+def test_relay_that_was_full_is_asked_again_every_minute() -> None:
+    world, client, gateway = pair()
+    (relay,) = world.relays
+    relay.leases.clear()
+    relay.is_full = True
+    for host in (client, gateway):
+        host.node.reset(world.now)
+        host.node.set_local_addresses(host.addresses, world.now)
+    world.hand_out()
+    world.run(1)
+    asked = len(relay.requests)
+    world.run(58)
+    assert len(relay.requests) == asked
+    world.run(5)
+    assert asked < len(relay.requests) <= asked + 2 * 6
+    relay.is_full = False
+    world.run(60)
+    world.authorize(client, gateway)
+    assert world.run_until(lambda: client.is_established() and gateway.is_established(), 5)
+    assert exchange(client, gateway)
+
+
 def test_relay_that_forgot_us_and_is_full_now_is_left() -> None:
     world, client, gateway = connected(["203.0.113.10", "203.0.113.11"])
     for number in range(28):  # until shortly before the refresh
