@@ -28,8 +28,8 @@ MAX_FORMER_ADDRESSES = 64
 SMALL_CHOICE = 2
 """Up to so many relays the fastest one is the measure, beyond it their median."""
 RETRY_SUSPENDED = 60 * SECOND
-"""After which a relay that lends us nothing is asked again: it may have been full. The original waits for the portal to speak of the
-relay, which it need not do for days; half of it would ask full relays twice as often, for nothing."""
+"""After which a relay that lends us nothing is asked again: it may have been full. The original waits until the portal speaks of
+it, which it need not do for days; half of it would ask full relays twice as often, for nothing."""
 MIN_DEVIATION = 2 * MILLISECOND
 """Differences below are noise of the measurement."""
 
