@@ -17,7 +17,6 @@ from firezone.kernels.route import RouteTable
 from firezone.kernels.session import SessionTable
 from firezone.proto.updates import (
     NatAttached,
-    NatCleared,
     NatDetached,
     NatRemoved,
     OwnAddressesSet,
@@ -33,7 +32,7 @@ from firezone.proto.updates import (
     TranslationsSet,
 )
 
-NatUpdate = NatAttached | NatDetached | TranslationsSet | TranslationsRemoved | NatCleared | NatRemoved | OwnAddressesSet
+NatUpdate = NatAttached | NatDetached | TranslationsSet | TranslationsRemoved | NatRemoved | OwnAddressesSet
 FlatRule = tuple[Network, bool, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...], bool]
 
 NO_PEER_YET = -1
@@ -83,8 +82,6 @@ class Tables:
                 nat.attach(peer, client)
             case NatDetached(peer):
                 nat.detach(peer)
-            case NatCleared(client):
-                nat.clear(client)
             case NatRemoved(client):
                 nat.remove_client(client)
             case OwnAddressesSet(ipv4, ipv6):

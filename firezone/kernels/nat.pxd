@@ -53,7 +53,6 @@ cdef extern from "fz_nat.h" nogil:
 
     bint fz_nat_has_room(const fz_nat *n, uint32_t sessions)
     void fz_nat_add_client(fz_nat *n, uint32_t client)
-    void fz_nat_clear_client(fz_nat *n, uint32_t client)
     void fz_nat_remove_client(fz_nat *n, uint32_t client)
     void fz_nat_set_translation(fz_nat *n, uint32_t client, const uint8_t *proxy, const uint8_t *real, bint v6)
     bint fz_nat_remove_translation(fz_nat *n, uint32_t client, const uint8_t *proxy, bint v6)

@@ -11,7 +11,7 @@ import cython
 
 from firezone.kernels.batch cimport PacketBatch
 from firezone.kernels.nat cimport (
-    fz_nat_add_client, fz_nat_clear_client, fz_nat_client, fz_nat_from_tunnel, fz_nat_has_room, fz_nat_is_proxy,
+    fz_nat_add_client, fz_nat_client, fz_nat_from_tunnel, fz_nat_has_room, fz_nat_is_proxy,
     fz_nat_remove_client, fz_nat_remove_translation, fz_nat_session, fz_nat_set_translation, fz_nat_to_tunnel,
     fz_nat_translation,
 )
@@ -111,11 +111,6 @@ cdef class NatTable:
         """Forgets where a proxy IP leads and ends its sessions: the proxy IP may stand for another name next."""
         if client < self._t.client_room and len(proxy) in (4, 16):
             fz_nat_remove_translation(&self._t, client, proxy, len(proxy) == 16)
-
-    def clear(self, uint32_t client) -> None:
-        """Forgets all translations and sessions of a client, ended ones too."""
-        if client < self._t.client_room and self._t.clients[client].in_use:
-            fz_nat_clear_client(&self._t, client)
 
     def remove_client(self, uint32_t client) -> None:
         """Forgets a client with everything it has, also on which peer rows it is."""

@@ -113,13 +113,6 @@ class TranslationsRemoved:
 
 
 @dataclass(frozen=True, slots=True)
-class NatCleared:
-    """All translations and sessions of `client` are forgotten."""
-
-    client: NatClient
-
-
-@dataclass(frozen=True, slots=True)
 class NatRemoved:
     """The client is gone; its number may be given to another."""
 
@@ -145,7 +138,6 @@ TableUpdate = (
     | NatDetached
     | TranslationsSet
     | TranslationsRemoved
-    | NatCleared
     | NatRemoved
     | OwnAddressesSet
 )

@@ -210,7 +210,8 @@ def play(bench: Bench, model: twin.Nat, kind: str, what: Any) -> None:
         bench.table.remove_translation(client, packed(proxy))
         model.forget(client, packed(proxy))
     elif kind == "clear":
-        bench.table.clear(client)
+        bench.table.remove_client(client)
+        bench.table.attach(client, client)
         model.clear(client)
     else:
         decide = model.from_tunnel if kind == "out" else model.to_tunnel

@@ -58,9 +58,12 @@ class NamesModel(RuleBasedStateMachine):
         assert self.bench.statuses[-1] == ("Active" if is_allowed else "Inactive")
         if not is_allowed:
             return
-        if any(self.owner.get(proxy, domain) != domain for proxy in proxies):
-            for table in (self.announced, self.owner, self.real, self.flows):
-                table.clear()
+        for proxy in [proxy for proxy in proxies if self.owner.get(proxy, domain) != domain]:
+            former = self.owner.pop(proxy)
+            del self.real[proxy]
+            self.flows = {flow: real for flow, real in self.flows.items() if flow[0] != proxy}
+            if former not in self.owner.values():
+                del self.announced[former]
         self.announced.setdefault(domain, set()).add(number)
         for version in (4, 6):
             reals = order(found, version)

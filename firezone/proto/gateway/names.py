@@ -47,12 +47,10 @@ class Assignment:
     """What an announcement came to."""
 
     translations: tuple[tuple[Address, Address | None], ...]
-    is_renumbered: bool
-    """Everything known before is void, sessions too."""
     is_known: bool
     """Name, resource and proxy IPs were known: no rule changes."""
     forgotten: tuple[Address, ...]
-    """Proxy IPs that had to make place."""
+    """Proxy IPs of names that had to make place, and those that were another name's."""
 
 
 @dataclass(slots=True)
@@ -84,9 +82,11 @@ class Names:
     ) -> Assignment:
         """Lets the proxy IPs stand for what a domain, in lower case, was resolved to. `most`: MAX_PROXIES unless told."""
         wanted = sorted(set(proxies), key=_order)
-        is_renumbered = any(self._domain_of.get(proxy, domain) != domain for proxy in wanted)
-        if is_renumbered:
-            self.clear()
+        # A client that was started anew numbers its names anew. What else it has announced since stays: it would not know that it
+        # has gone. (The original forgets all names of the client here.)
+        forgotten = [proxy for proxy in wanted if self._domain_of.get(proxy, domain) != domain]
+        for proxy in forgotten:
+            self._take(proxy)
         name = self._names.pop(domain, None) or Name(domain)
         is_known = resource in name.resources and all(proxy in name.proxies for proxy in wanted)
         self._names[domain] = name
@@ -94,22 +94,19 @@ class Names:
         for proxy in wanted:
             name.proxies[proxy] = ipaddress.ip_network(proxy)
             self._domain_of[proxy] = domain
-        return Assignment(
-            deal_out(wanted, resolved), is_renumbered, is_known, self._make_place(MAX_PROXIES if most is None else most)
-        )
+        while len(self._domain_of) > (MAX_PROXIES if most is None else most) and len(self._names) > 1:
+            oldest = next(iter(self._names.values()))
+            forgotten += oldest.proxies
+            for proxy in list(oldest.proxies):
+                self._take(proxy)
+        return Assignment(deal_out(wanted, resolved), is_known, tuple(forgotten))
 
-    def clear(self) -> None:
-        self._names.clear()
-        self._domain_of.clear()
-
-    def _make_place(self, most: int) -> tuple[Address, ...]:
-        forgotten: list[Address] = []
-        while len(self._domain_of) > most and len(self._names) > 1:
-            name = self._names.pop(next(iter(self._names)))
-            forgotten.extend(name.proxies)
-            for proxy in name.proxies:
-                del self._domain_of[proxy]
-        return tuple(forgotten)
+    def _take(self, proxy: Address) -> None:
+        """Takes a proxy IP from its name, which is forgotten with its last one."""
+        name = self._names[self._domain_of.pop(proxy)]
+        del name.proxies[proxy]
+        if not name.proxies:
+            del self._names[name.domain]
 
 
 def deal_out(proxies: Iterable[Address], resolved: Iterable[Address]) -> tuple[tuple[Address, Address | None], ...]:

@@ -24,7 +24,7 @@ from firezone.proto.gateway.nat_clients import NatClients
 from firezone.proto.gateway.resolutions import Resolutions, Waiting
 from firezone.proto.snownet.events import Role
 from firezone.proto.tunnel_state import ReconnectPortal, TunnelState, credentials
-from firezone.proto.updates import NatCleared, OwnAddressesSet, PeerFilterSet, TranslationsRemoved, TranslationsSet
+from firezone.proto.updates import OwnAddressesSet, PeerFilterSet, TranslationsRemoved, TranslationsSet
 from firezone.wire.control import ControlEvent, decode_assigned_ips, decode_control, encode_domain_status
 from firezone.wire.ip import decode_ip, prohibited, unreachable
 from firezone.wire.portal import gateway as wire
@@ -216,12 +216,10 @@ class GatewayState(TunnelState):
     def _set_up_name(self, client: ClientOnGateway, waiting: Waiting, domain: str, addresses: Iterable[Address]) -> None:
         number = self._nat.number_of(waiting.cid)
         assignment = client.names.assign(waiting.resource, domain, waiting.proxies, addresses)
-        if assignment.is_renumbered:
-            self._updates.append(NatCleared(number))
         if assignment.forgotten:
             self._updates.append(TranslationsRemoved(number, assignment.forgotten))
         self._updates.append(TranslationsSet(number, assignment.translations))
-        if assignment.is_renumbered or assignment.forgotten:
+        if assignment.forgotten:
             self._sync(waiting.cid)
         elif not assignment.is_known:
             self._updates.extend(self._nat.place(waiting.cid, self.node.row_of(waiting.cid)))

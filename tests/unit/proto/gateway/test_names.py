@@ -54,21 +54,25 @@ def test_a_second_resource_of_the_same_name_shares_its_proxies() -> None:
     assert not names.assign(A, "x.test", PROXIES, ()).is_known
     assert names.assign(A, "x.test", PROXIES[:2], ()).is_known
     other = names.assign(B, "x.test", PROXIES, ())
-    assert not other.is_renumbered
+    assert other.forgotten == ()
     assert not other.is_known
     name = names.get("x.test")
     assert name is not None
     assert list(name.resources) == [A, B]
 
 
-def test_a_proxy_that_comes_under_another_name_voids_everything() -> None:
+def test_a_proxy_that_comes_under_another_name_leaves_all_others_where_they_are() -> None:
+    """A client that was started anew announces names one by one, under proxies that old ones have: none may cost the others."""
     names = Names()
     names.assign(A, "x.test", PROXIES[:2], ())
     names.assign(A, "y.test", PROXIES[2:], ())
-    assert names.assign(A, "z.test", PROXIES[1:2], ()).is_renumbered
-    assert [name.domain for name in names] == ["z.test"]
-    assert PROXIES[0] not in names
-    assert PROXIES[1] in names
+    assert names.assign(A, "z.test", PROXIES[1:2], ()).forgotten == tuple(PROXIES[1:2])
+    assert {name.domain: tuple(name.proxies) for name in names} == {
+        "x.test": PROXIES[:1], "y.test": PROXIES[2:], "z.test": PROXIES[1:2]
+    }  # fmt: skip
+    assert names.assign(A, "z.test", PROXIES[:1], ()).forgotten == tuple(PROXIES[:1])
+    assert [name.domain for name in names] == ["y.test", "z.test"], "a name without proxies is none"
+    assert names.of(PROXIES[0]) is names.get("z.test")
 
 
 def test_the_name_announced_longest_ago_makes_place() -> None:
@@ -78,7 +82,7 @@ def test_the_name_announced_longest_ago_makes_place() -> None:
     assignment = names.assign(A, "z", PROXIES[2:3], (), most=2)
     assert assignment.forgotten == (PROXIES[1],)
     assert [name.domain for name in names] == ["x", "z"]
-    assert not names.assign(A, "w", PROXIES[1:2], (), most=3).is_renumbered
+    assert names.assign(A, "w", PROXIES[1:2], (), most=3).forgotten == ()
 
 
 @pytest.mark.parametrize(
