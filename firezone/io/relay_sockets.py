@@ -87,6 +87,8 @@ class RelaySockets:
         self._waiting_bytes = 0
         """In the queues of all sockets."""
         self._errors: list[Exception] = []
+        self._refused = self._dropped_waiting = 0
+        """Of sockets that are closed."""
         self._no_socket = 0
         self._gso = True
         self._most_sockets = max(_raise_descriptor_limit() - RESERVED_DESCRIPTORS, 2 * len(addresses))
@@ -125,6 +127,8 @@ class RelaySockets:
                 self._source_of(port).sockets.remove(udp.batch.fd)
                 self._blocked.discard((port, family))
                 self._waiting_bytes -= udp.waiting_bytes
+                self._refused += udp.counters.refused
+                self._dropped_waiting += udp.counters.dropped_waiting + len(udp.waiting)
                 udp.close()
 
     # sink
@@ -223,9 +227,9 @@ class RelaySockets:
         return found
 
     def counters(self) -> dict[str, Any]:
-        """Returns the counters of all sockets."""
-        refused = sum(udp.counters.refused for udp in self._sockets.values())
-        dropped = sum(udp.counters.dropped_waiting for udp in self._sockets.values())
+        """Returns the counters of all sockets there ever were."""
+        refused = self._refused + sum(udp.counters.refused for udp in self._sockets.values())
+        dropped = self._dropped_waiting + sum(udp.counters.dropped_waiting for udp in self._sockets.values())
         reads, sent = [source.sockets.stats() for source in (self.listeners, self.allocations)], self._table.stats()
         return {
             "sockets": len(self._sockets),

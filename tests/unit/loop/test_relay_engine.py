@@ -333,6 +333,7 @@ def test_a_socket_that_is_closed_takes_what_waits_for_it_along(relay: LiveRelay,
     assert relay.sockets.counters()["waiting_bytes"] == 1000
     assert code_of(client.refresh(0)) == 0
     assert relay.sockets.counters()["waiting_bytes"] == 0
+    assert relay.sockets.counters()["dropped_waiting"] == 1, "what is counted stays counted"
 
 
 def test_a_refused_datagram_stops_none_of_its_batch(relay: LiveRelay) -> None:
