@@ -15,7 +15,7 @@ from firezone.loop.client_dns import ClientDns
 from firezone.loop.ends import Ends, kernel_ends
 from firezone.loop.program import TunnelProgram
 from firezone.proto.client.dns_outcomes import SiteReachable
-from firezone.proto.client.state import ClientState, MessageIgnored, ResourcesUpdated, TunConfig
+from firezone.proto.client.state import AccessRefused, ClientState, MessageIgnored, ResourcesUpdated, TunConfig
 from firezone.proto.phoenix.login import COMPATIBLE_CLIENT_VERSION, LoginUrl
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.v2 import client as wire2
@@ -117,6 +117,8 @@ class ClientProgram(TunnelProgram[ClientState]):
             case ResourcesUpdated(resources):
                 log.info("resources", count=len(resources), online=sum(view.status.name == "ONLINE" for view in resources))
                 await self.dns.flush()
+            case AccessRefused(name, reason):
+                log.warning("no access to a resource", resource=name, reason=reason)
             case MessageIgnored(what):
                 log.debug("the portal speaks of what this client has no use for", what=what)
             case SiteReachable():

@@ -178,6 +178,19 @@ def test_records_that_change_leave_open_flows_where_they_are() -> None:
     assert [str(decode_ip(packet).destination) for packet in gateway.received()] == ["10.9.0.77"]
 
 
+def test_errors_of_the_site_about_a_name_reach_the_program_as_the_names() -> None:
+    _, client, gateway, server = used()
+    client.send(request(client, server))
+    (out,) = gateway.received()
+    quoted = decode_ip(out)
+    error = packets.ip(REAL, str(quoted.source), packets.ICMP, bytes([3, 3, 0, 0, 0, 0, 0, 0]) + out[:28])
+    gateway.send(error)
+    (heard,) = client.received()
+    assert str(decode_ip(heard).source) == server
+    assert heard[20:22] == bytes([3, 3])
+    assert heard[28 + 16 : 28 + 20] == ipaddress.ip_address(server).packed, "about the packet that the program sent"
+
+
 def test_a_lost_announcement_is_made_again_with_the_programs_own_repetition() -> None:
     world, client, gateway, _ = used()
     world.network.detach(gateway.outer)

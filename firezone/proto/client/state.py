@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from firezone.base.timing import Instant, UnixTime
     from firezone.wire.portal.shared import ClientInterface
 
-__all__ = ["ClientState", "MessageIgnored", "ResourcesUpdated", "SiteReachable", "TunConfig"]
+__all__ = ["AccessRefused", "ClientState", "MessageIgnored", "ResourcesUpdated", "SiteReachable", "TunConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,16 @@ class MessageIgnored:
     """The portal speaks of something newer clients have a use for: peers, and pools of them."""
 
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRefused:
+    """The portal grants no access to a resource. Told once per resource and reason until it does."""
+
+    name: str
+    """Of the resource, for people."""
+    reason: str
+    """offline, forbidden, not_found, or anything newer."""
 
 
 class ClientState(ClientTraffic):
@@ -170,6 +180,7 @@ class ClientState(ClientTraffic):
         """Ends a resource's traffic; a gateway without any resource left is told goodbye."""
         self._pending.take(resource_id)
         self._asked_in_site.pop(resource_id, None)
+        self._refused.pop(resource_id, None)
         self._names.remove(resource_id)
         self._release(resource_id, now)
 
@@ -205,6 +216,7 @@ class ClientState(ClientTraffic):
         if self._gateways.of(resource.id) not in (None, cid):
             self._release(resource.id, now)
         self._gateways.assign(message, cid)
+        self._refused.pop(resource.id, None)
         for packet in packets:
             self._forward(packet, decode_ip(packet), now)
         if resource.id in self._asked_in_site:
@@ -222,6 +234,9 @@ class ClientState(ClientTraffic):
         resource = self._book.resources.get(message.resource_id)
         if resource is None:
             return
+        if self._refused.get(resource.id) != message.reason:
+            self._refused[resource.id] = message.reason
+            self._events.append(AccessRefused(resource.name, message.reason))
         is_offline = message.reason == wire.OFFLINE
         if is_offline and (cid := self._gateways.of(resource.id)) is not None and self.node.row_of(cid) is not None:
             self._pending.take(resource.id)

@@ -38,6 +38,8 @@ class ClientTraffic(ClientTables):
         self._refusals = Refusals()
         self._asked_in_site: dict[ResourceId, None] = {}
         """Resources whose gateways are waited for by questions."""
+        self._refused: dict[ResourceId, str] = {}
+        """Why the portal refused a resource last, since it granted it."""
 
     # packets
 

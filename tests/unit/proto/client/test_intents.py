@@ -12,7 +12,7 @@ from firezone.proto.client.preference import MAX_GATEWAYS
 from firezone.proto.client.refusals import REFUSALS_PER_SECOND
 from firezone.proto.client.resources import Status
 from firezone.proto.client.routing import FIXED_ROUTES
-from firezone.proto.client.state import ResourcesUpdated
+from firezone.proto.client.state import AccessRefused, ResourcesUpdated
 from firezone.proto.tunnel_state import ReconnectPortal
 from firezone.proto.updates import PeerFilterSet
 from firezone.wire.control import ControlEvent, encode_control
@@ -76,7 +76,7 @@ def test_offline_shows_and_forgets_what_waited_and_the_next_packet_asks_at_once(
     client.events()
     client.tell(failed(10, "offline"))
     assert client.statuses() == {uid(10): Status.OFFLINE}
-    assert [type(event) for event in client.events()] == [ResourcesUpdated]
+    assert [type(event) for event in client.events()] == [AccessRefused, ResourcesUpdated]
     client.send(udp(number=2))
     assert len(client.intents()) == 1
     client.tell(granted(10))
@@ -401,3 +401,19 @@ def test_a_flood_of_refused_packets_is_answered_at_a_bounded_rate() -> None:
     client.now += SECOND
     client.send(udp())
     assert len(answers(client)) == 1
+
+
+def test_users_are_told_once_why_a_resource_is_refused_until_it_is_granted() -> None:
+    client = Client(cidr(10, NET, name="db"))
+    for reason in ("forbidden", "forbidden", "offline", "offline"):
+        client.send(udp())
+        client.tell(failed(10, reason))
+    assert [event for event in client.events() if isinstance(event, AccessRefused)] == [
+        AccessRefused("db", "forbidden"), AccessRefused("db", "offline"),
+    ]  # fmt: skip
+    client.send(udp())
+    client.tell(granted(10))
+    client.state.reset(client.now)
+    client.send(udp())
+    client.tell(failed(10, "offline"))
+    assert [event for event in client.events() if isinstance(event, AccessRefused)] == [AccessRefused("db", "offline")]

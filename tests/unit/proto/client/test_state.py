@@ -12,13 +12,14 @@ from firezone.proto.client.pending_flows import REMEMBERED
 from firezone.proto.client.resources import Status
 from firezone.proto.client.state import ClientState, ResourcesUpdated, TunConfig
 from firezone.proto.tunnel_state import ReconnectPortal
-from firezone.proto.updates import RouteRemoved
+from firezone.proto.updates import PeerFilterSet, RouteRemoved
 from firezone.wire.portal import client as wire
 from firezone.wire.portal.shared import ClientInterface, Filter
 from tests.harness import packets
-from tests.harness.roles import SITE, cidr, interface_of, network, uid
+from tests.harness.roles import SITE, cidr, dns, interface_of, network, uid
 from tests.harness.sessions import SlowSessionStore
 from tests.unit.proto.client.bench import FIXED, NET, OWN_V4, OWN_V6, Client, connected, failed, granted, init, texts, udp
+from tests.unit.proto.client.names_bench import PATTERN, named
 
 # 17.1 resources, routes, display
 
@@ -265,3 +266,38 @@ def test_candidates_of_a_connection_that_ended_in_an_outage_are_not_told() -> No
     client.state.reset(client.now)
     client.state.set_portal_reached(True, client.now)
     assert client.sent() == []
+
+
+def test_a_name_wanted_after_a_reset_while_the_portal_is_away_is_asked_for_once() -> None:
+    client = named()
+    client.state.reset(client.now)
+    client.state.set_portal_reached(False, client.now)
+    for second in range(1, 8):
+        client.send(udp(client.ask(), number=second), second)
+    client.events()
+    client.state.set_portal_reached(True, client.now)
+    client.tell(init(dns(20, PATTERN)))
+    assert [intent.resource_id for intent in client.intents()] == [uid(20)]
+
+
+def test_traffic_of_a_connected_network_stays_when_a_name_is_added() -> None:
+    client = connected()
+    client.tell(wire.ResourceCreatedOrUpdated(resource=cidr(11, NET)))
+    row = client.state.node.row_of(uid(2))  # type: ignore[arg-type]
+    client.updates()
+    client.tell(wire.ResourceCreatedOrUpdated(resource=dns(20, PATTERN)))
+    assert NET not in client.routes()
+    assert client.state._routes[network(NET)] == row is not None
+
+
+def test_of_two_resources_of_a_gateway_the_last_one_ends_the_connection() -> None:
+    client = connected(cidr(11, "10.0.1.0/24"))
+    client.send(udp("10.0.1.7"))
+    client.tell(granted(11))
+    client.updates()
+    client.tell(wire.ResourceDeleted(resource_id=ResourceId(uid(10))))
+    (wanted,) = [update for update in client.updates() if isinstance(update, PeerFilterSet)]
+    assert NET not in map(str, wanted.remote)
+    assert len(client.state.node) == 1
+    client.tell(wire.ResourceDeleted(resource_id=ResourceId(uid(11))))
+    assert len(client.state.node) == 0
