@@ -184,7 +184,22 @@ def _decode_init(value: Any) -> Init:
     """Reads `init` in two stages: a resource with bad members is left out without hurting the others."""
     if isinstance(value, dict) and isinstance(value.get("resources", []), list):
         value = {**value, "resources": [item for item in value.get("resources", []) if _is_readable(item)]}
-    return convert(value, Init)
+    return convert(_with_newer_servers(value), Init)
+
+
+def _with_newer_servers(value: Any) -> Any:
+    """Lets the plain DNS servers of newer portals stand for `upstream_dns`, which they send for older clients only."""
+    interface = value.get("interface") if isinstance(value, dict) else None
+    newer = interface.get("upstream_do53") if isinstance(interface, dict) else None
+    if not newer or not isinstance(newer, list):
+        return value
+    servers = [{"protocol": "ip_port", "address": _at_port_53(item)} for item in newer]
+    return {**value, "interface": {**interface, "upstream_dns": servers}}
+
+
+def _at_port_53(item: Any) -> Any:
+    ip = item.get("ip") if isinstance(item, dict) else None
+    return f"[{ip}]:53" if isinstance(ip, str) and ":" in ip else f"{ip}:53"
 
 
 def _is_readable(item: Any) -> bool:
@@ -227,6 +242,7 @@ FROM_PORTAL = Vocabulary(
     },
     decoders={
         Init: _decode_init,
+        ConfigChanged: lambda value: convert(_with_newer_servers(value), ConfigChanged),
         ResourceCreatedOrUpdated: lambda value: convert({"resource": value}, ResourceCreatedOrUpdated),
         ResourceDeleted: lambda value: convert({"resource_id": value}, ResourceDeleted),
     },

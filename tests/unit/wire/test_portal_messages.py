@@ -302,3 +302,20 @@ def test_a_frame_with_a_payload_that_is_not_json_is_refused_before_it_is_sent_on
     with pytest.raises(WireError):
         client.FROM_PORTAL.decode("init", b"{")
     assert decode_inbound(encode_frame("client", "init", b"{}", None)) is not None
+
+
+@pytest.mark.parametrize("event", ["init", "config_changed"])
+def test_newer_portals_servers_go_before_those_for_older_clients(event: str) -> None:
+    def servers(**more: Any) -> list[str]:
+        interface = {
+            "ipv4": "100.64.0.1", "ipv6": "fd00:2021:1111::1",
+            "upstream_dns": [{"protocol": "ip_port", "address": "9.9.9.9:5353"}], **more,
+        }  # fmt: skip
+        message = client.FROM_PORTAL.decode(event, json.dumps({"interface": interface}).encode())
+        return [server.address for server in message.interface.plain_servers]
+
+    assert servers() == servers(upstream_do53=[]) == ["9.9.9.9:5353"]
+    assert servers(upstream_do53=[{"ip": "10.9.0.53"}, {"ip": "fd00::53"}]) == ["10.9.0.53:53", "[fd00::53]:53"]
+    for broken in ([{}], [7], [{"ip": "x"}]):
+        with pytest.raises(WireError):
+            servers(upstream_do53=broken)
