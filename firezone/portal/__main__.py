@@ -203,6 +203,7 @@ def _check(options: PortalOptions) -> None:
 def _run(options: PortalOptions) -> None:
     import asyncio
     import contextlib
+    import gc
     import signal
 
     import structlog
@@ -220,6 +221,9 @@ def _run(options: PortalOptions) -> None:
         server = PortalServer(options, rng=SystemRng())
         await server.start()
         task = asyncio.create_task(server.run())
+        # What exists now lives as long as the program: walking it again and again costs 11 ms each time, which first packets wait.
+        gc.collect()
+        gc.freeze()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, server.reload)
         for number in (signal.SIGINT, signal.SIGTERM):
