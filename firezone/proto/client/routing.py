@@ -38,6 +38,9 @@ INTERNET: tuple[Network, ...] = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.I
 MAX_FOUND = 1024
 """Flows whose resource is remembered: 0.5 MiB. Twice as many are of no use to a host that sends few kinds of packets here."""
 
+MAX_NETWORKS = 1 << 15
+"""Networks of which is remembered how they lie to the closed ones: with fewer than there are every change would ask anew for each."""
+
 _FILTER_OF = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
 
@@ -166,12 +169,12 @@ def is_closed(address: Address) -> bool:
     return any(address in network for network in CLOSED)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=MAX_NETWORKS)
 def closed_within(network: Network) -> tuple[Network, ...]:
     """Returns the closed networks that a network would take along."""
     return tuple(closed for closed in CLOSED if covers(network, closed))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=MAX_NETWORKS)
 def _is_within_closed(network: Network) -> bool:
     return any(covers(closed, network) for closed in CLOSED)
