@@ -33,7 +33,6 @@ ROOT = Path(__file__).parents[2]
 V6_ONLY, BIG, SRV, PLAIN = "v6only.lab.internal", "big.apps.lab.internal", "srv.apps.lab.internal", "plain.site.example"
 MORE_NAMES = f"""
 {V6_ONLY} AAAA fd20:20::2
-{WIKI} TXT "spoken in the site"
 {SRV} SRV 1 2 80 {WIKI}.
 {PLAIN} A 10.20.0.7
 big.site.example TXT {" ".join(['"' + "x" * 250 + '"'] * 8)}
@@ -74,6 +73,7 @@ def ask(stack: Stack) -> dict[str, Any]:
     found["srv"], found["srv over tcp"] = dig(stack, SRV, "SRV"), dig(stack, SRV, "SRV", "+tcp")
     found["big"] = len(dig(stack, BIG, "TXT"))
     found["big, datagram only"] = whole(stack, BIG, "TXT", "+ignore")
+    found["page"] = as_written(stack, (ROOT / "docs" / "dns.md").read_text())
     first = dig(stack, WIKI, "A")
     found["a"], found["a again"], found["a over tcp"] = first, dig(stack, WIKI, "A"), dig(stack, WIKI.upper(), "A", "+tcp")
     found["aaaa"] = dig(stack, APP, "AAAA")
@@ -165,6 +165,16 @@ CHAPTERS: dict[str, Callable[[Stack], dict[str, Any]]] = {
 
 
 # what they are told with
+
+
+def as_written(stack: Stack, page: str) -> list[tuple[str, str, str]]:
+    """Runs the commands of a page's console blocks; returns each with the output that the page says and the one that came."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
+        for example in block.split("$ ")[1:]:
+            command, _, expected = example.partition("\n")
+            found.append((command, expected.strip(), stack.topology.client.run("sh", "-c", command).strip()))
+    return found
 
 
 def dig(stack: Stack, *words: str) -> str:

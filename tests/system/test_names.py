@@ -39,6 +39,12 @@ def test_a_resources_addresses_are_the_same_over_every_transport_and_in_any_case
     assert [line.split()[0] for line in asked["getent"].splitlines()[::3]] == V4.split("\n")
 
 
+def test_the_page_about_dns_says_what_happens(asked: dict[str, Any]) -> None:
+    assert len(asked["page"]) >= 6
+    for command, expected, came in asked["page"]:
+        assert came == expected, command
+
+
 def test_a_local_answer_has_a_second_to_live_and_no_opt(asked: dict[str, Any]) -> None:
     assert "wiki.lab.internal.\t1\tIN\tA\t100.96.0.1" in asked["whole a"]
     assert "OPT PSEUDOSECTION" not in asked["whole a"]

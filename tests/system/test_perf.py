@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LACKS
 from tests.harness.lab import ROOT
 from tests.harness.leftovers import Watch
 
@@ -60,3 +61,22 @@ def test_word_that_is_in_no_name_is_refused(module: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert "'nothing' is in no" in done.stderr
+
+
+def test_name_servers_are_measured_beside_unbound(tmp_path: Path) -> None:
+    if shutil.which("dnsperf") is None or shutil.which("unbound") is None:
+        pytest.skip(f"{LACKS} dnsperf or unbound")
+    stored = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "perf.dns", "--rounds", "1", "--seconds", "1", "--json", str(stored)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = {title: found[0] for title, found in json.loads(stored.read_text())["results"].items()}
+    assert list(results) == [
+        "addresses of resources",
+        "kept answers of a server",
+        "passed on to a server",
+        "unbound, the same names",
+    ]
+    # The goal, by CPU: what else the machine does leaves it alone.
+    assert 1e6 / results["addresses of resources"]["cpu_us"] >= 5000
+    assert "times the CPU of unbound" in done.stdout

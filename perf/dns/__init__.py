@@ -1,0 +1,1 @@
+"""The client's name servers under load, beside unbound."""
