@@ -335,6 +335,30 @@ async def test_the_client_sets_its_link_and_resolved_forgets_it(
     assert machine.host.client("dns", "revert").stdout.startswith("Nothing to put back")
 
 
+async def test_programs_that_ask_resolved_are_answered_by_the_client(host: DnsHost, portal: ScriptedPortal, resolved: Path) -> None:
+    """Through the stub of a real systemd-resolved, to the sentinels and back; a name of one label gets the search domain."""
+    site = {"id": "00000000-0000-4000-8000-000000000002", "name": "Site"}
+    portal.init["resources"] = [{
+        "type": "dns", "id": "00000000-0000-4000-8000-000000000001", "name": "Corp", "address": "*.corp.example",
+        "address_description": None, "gateway_groups": [site], "ip_stack": "dual",
+    }]  # fmt: skip
+    machine = WithResolved(host, resolved)
+    child = await start_client(host, portal, "systemd-resolved")
+    first = await asyncio.to_thread(machine.ctl, "--cache=no", "query", "wiki.corp.example")
+    assert all(f"100.96.0.{number} " in first.stdout for number in (1, 2, 3, 4))
+    assert "fd00:2021:1111:8000::3 " in first.stdout
+    assert f"link: {LINK}" in first.stdout
+    second = await asyncio.to_thread(machine.ctl, "--cache=no", "query", "intranet")
+    assert "100.96.0.5 " in second.stdout
+    assert "intranet.corp.example" in second.stdout
+    pointer = await asyncio.to_thread(machine.ctl, "--cache=no", "query", "100.96.0.1")
+    assert "wiki.corp.example" in pointer.stdout
+    stub = await asyncio.to_thread(host.run, "dig", "+short", "+tcp", "@127.0.0.53", "wiki.corp.example", "A")
+    assert sorted(stub.stdout.split()) == [f"100.96.0.{number}" for number in (1, 2, 3, 4)]
+    child.terminate()
+    assert await asyncio.to_thread(child.wait, 5) == 0
+
+
 async def test_a_file_that_cannot_be_taken_ends_the_client_with_one_line(host: DnsHost, portal: ScriptedPortal) -> None:
     host.run("mount", "-o", "remount,bind,ro", "/etc")
     done = await asyncio.to_thread(
