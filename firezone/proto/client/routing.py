@@ -39,7 +39,7 @@ MAX_FOUND = 1024
 """Flows whose resource is remembered: 0.5 MiB. Twice as many are of no use to a host that sends few kinds of packets here."""
 
 MAX_NETWORKS = 1 << 15
-"""Networks of which is remembered how they lie to the closed ones: with fewer than there are every change would ask anew for each."""
+"""Networks of which is remembered how they lie to the closed ones. With fewer than are in use each change asks anew for all."""
 
 _FILTER_OF = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
