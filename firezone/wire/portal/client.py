@@ -189,7 +189,7 @@ def _decode_init(value: Any) -> Init:
 
 def _with_newer_servers(value: Any) -> Any:
     """Lets the plain DNS servers of newer portals stand for `upstream_dns`, which they send for older clients only."""
-    interface = value.get("interface") if isinstance(value, dict) else None
+    interface: Any = value.get("interface") if isinstance(value, dict) else None
     newer = interface.get("upstream_do53") if isinstance(interface, dict) else None
     if not newer or not isinstance(newer, list):
         return value
