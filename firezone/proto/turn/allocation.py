@@ -60,6 +60,7 @@ class Allocation:
         self._gate = gate
         self._rng = rng
         self._active: Endpoint | None = None
+        self._mapped: Endpoint | None = None  # What the active server sees us as.
         self._keep_alive_at: Instant = 0
         self._addresses = Addresses()
         self._expires_at: Instant | None = None
@@ -292,13 +293,14 @@ class Allocation:
         if mapped is not None and mapped.is_ipv4 == local.is_ipv4:
             self._events += self._addresses.find(reflexive_candidate(mapped, local))
         if self._active is None:
-            self._active = request.server
-            self._keep_alive_at = now + KEEP_ALIVE
+            self._active, self._mapped, self._keep_alive_at = request.server, mapped, now + KEEP_ALIVE
             self._ask(messages.refresh() if self.has_allocation else messages.allocate(), now)
+        elif request.server == self._active and mapped != self._mapped:
+            self._mapped = mapped
+            self.probe(now)  # The relay knows us by our address: what it has lent belongs to the former one.
 
     def _handle_allocated(self, received: Received, now: Instant) -> None:
-        lifetime = received.message.get(Attribute.LIFETIME)
-        addresses = received.message.get_all(Attribute.XOR_RELAYED_ADDRESS)
+        lifetime, addresses = received.message.get(Attribute.LIFETIME), received.message.get_all(Attribute.XOR_RELAYED_ADDRESS)
         if not lifetime or not addresses or self._active is None:
             return
         for endpoint in addresses:

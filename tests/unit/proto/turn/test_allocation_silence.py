@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from firezone.base.net import Endpoint
 from firezone.base.timing import SECOND
 from firezone.proto.turn.allocation import KEEP_ALIVE
 from firezone.proto.turn.events import RelaySilent
@@ -64,6 +65,23 @@ def test_answered_probe_changes_nothing() -> None:
     bench.run(3)
     assert bench.lost() == []
     assert bench.allocation.end_reason is None
+
+
+def test_relay_that_sees_us_elsewhere_is_asked_whether_it_still_knows_us() -> None:
+    """A NAT that has forgotten us: the allocation belongs to the former address, and nothing but the answer to a BINDING tells."""
+    bench = Bench().allocated()
+    bench.run(26)
+    bench.bound()
+    assert bench.of(Method.REFRESH) == []
+    bench.run(26)
+    elsewhere = (Attribute.XOR_MAPPED_ADDRESS, Endpoint.from_text("198.51.100.7", 40001))
+    bench.answer(bench.last(Method.BINDING), elsewhere)
+    bench.answer(bench.last(Method.REFRESH), error=437)
+    assert bench.lost() == [LENT4]
+    bench.grant(Endpoint.from_text("203.0.113.10", 50001))
+    bench.run(26)
+    bench.answer(bench.last(Method.BINDING), elsewhere)
+    assert len(bench.of(Method.REFRESH)) == 1, "asked once for each change"
 
 
 def test_probe_of_a_starting_allocation_does_nothing() -> None:
