@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 import structlog
 
+from firezone.base.errors import ConfigError
 from firezone.io.dns_query import Upstreams
 from firezone.io.dns_server import DnsServer
 from firezone.proto.client.dns_outcomes import DnsAnswer, DnsForward, DnsInSite
@@ -53,8 +54,17 @@ class ClientDns:
         _raise_descriptor_limit()
 
     async def listen(self, sentinels: Iterable[str]) -> tuple[str, ...]:
-        """Serves exactly these and returns those that can be. Raises ConfigError."""
-        return await self._server.listen(sentinels)
+        """Serves exactly these and returns those that can be: none, and the machine's DNS is best left alone, when port 53 cannot
+        be had.
+
+        Resources are then reached by address only, which is better than not at all.
+        """
+        try:
+            return await self._server.listen(sentinels)
+        except ConfigError as error:
+            log.warning("names of resources do not resolve", error=str(error))
+            await self._server.close()
+            return ()
 
     def drop_connections(self) -> None:
         """Comes with every configuration of the tunnel, whose routes may lead elsewhere than what is under way."""
