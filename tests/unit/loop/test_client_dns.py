@@ -81,7 +81,7 @@ async def test_an_answer_is_given_at_once(program: Program) -> None:
 
 async def test_what_is_no_question_is_said_to_be_none(program: Program) -> None:
     assert not program.ask(None)
-    assert program.replies == program.passed_on == []
+    assert (program.replies, program.passed_on) == ([], [])
 
 
 @pytest.mark.parametrize("is_tcp", [False, True])
@@ -89,11 +89,7 @@ async def test_others_are_passed_on_by_the_way_the_state_says(program: Program, 
     for outcome in (DnsForward(SERVER, False), DnsForward(SERVER, True), DnsInSite(RESOURCE, SERVER)):
         assert program.ask(outcome, is_tcp=is_tcp)
     how = {"is_tcp": is_tcp}
-    assert program.passed_on == [
-        ("ask_host", SERVER, how),
-        ("ask_through_tunnel", SERVER, how),
-        ("ask_through_tunnel", SERVER, how),
-    ]
+    assert program.passed_on == [("ask_host", SERVER, how), *[("ask_through_tunnel", SERVER, how)] * 2]
 
 
 @pytest.mark.parametrize("sentinel", [SENTINEL, SENTINEL_V6])
