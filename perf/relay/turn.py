@@ -80,19 +80,21 @@ class Allocation:
 
     def _ask(self, requests: list[tuple[bytes, bytes]]) -> list[Message]:
         """Sends requests until each is answered; returns the answers in their order."""
+        waiting = dict(requests)
         answers: dict[bytes, Message] = {}
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         for _ in range(_TRIES):
-            for transaction_id, datagram in requests:
-                if transaction_id not in answers:
-                    self.sock.send(datagram)
-            while len(answers) < len(requests) and poll.poll(1000 * _TIMEOUT_S):
+            for datagram in waiting.values():
+                self.sock.send(datagram)
+            while waiting and poll.poll(1000 * _TIMEOUT_S):
                 try:
                     message = stun.decode(self.sock.recv(65536)).message
                 except WireError:
                     continue  # data of an earlier load
-                answers[message.transaction_id] = message
-            if all(transaction_id in answers for transaction_id, _ in requests):
+                # What answers an earlier request that was repeated is nobody's any more.
+                if waiting.pop(message.transaction_id, None) is not None:
+                    answers[message.transaction_id] = message
+            if not waiting:
                 return [answers[transaction_id] for transaction_id, _ in requests]
-        raise TurnError(f"The relay did not answer {len(requests) - len(answers)} of {len(requests)} requests.")
+        raise TurnError(f"The relay did not answer {len(waiting)} of {len(requests)} requests.")
