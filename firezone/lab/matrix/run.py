@@ -27,6 +27,8 @@ PORTAL_ADDRESSES = ("198.51.100.1", "2001:db8:1::1")
 PORTAL_NAME = "portal.lab"
 PAGE_TIMEOUT_S = 20.0
 """Above the time in which ICE gives a path up that it had and finds another (16.5 s)."""
+SETTLE_S = 3.0
+"""How long a worse path may be in use at first: of two nominations the former may come last, until the next check puts it right."""
 _ECHOES = 15
 
 
@@ -108,6 +110,7 @@ class Matrix:
 
     def _measure(self, cell: Cell, client: Place, gateway: Place, logs: Path) -> None:
         cell.first_byte_ms = fetch_page(client.host, RESOURCE_ADDRESS, RESOURCE_PORT, PAGE_TIMEOUT_S)["first_byte_ms"]
+        wait_until(lambda: (path := self._path(client, gateway, logs)) is not None and path.way <= cell.best, timeout=SETTLE_S)
         cell.rtt_ms = ping(client.host, RESOURCE_ADDRESS, count=_ECHOES)["p50"]
         cell.path = wait_until(lambda: self._path(client, gateway, logs), timeout=1.0)
         cell.error = "; ".join(complaints(logs))
