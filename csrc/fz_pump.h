@@ -23,9 +23,9 @@
 #define FZ_PUMP_NAP_NS 50000   /* the least the kernel's timers give is about twice that; a relayed round trip has milliseconds */
 
 /* Datagrams that come one by one cost a read each, and a send each unless others of the same flow are in the batch. From JOIN_RATE
- * datagrams per second on, a round that found fewer than JOIN_ROWS is followed by a pause in which more can gather. At that rate they
- * wait for each other anyway; a relay that has less to do never pauses, and nor does one that cannot keep up: its batches are full. */
-#define FZ_PUMP_JOIN_RATE 100000
+ * datagrams per second on, a round that found fewer than JOIN_ROWS is followed by a pause in which more can gather. At that rate
+ * four come meanwhile; a relay that has less to do never pauses, and nor does one that cannot keep up: its batches are full. */
+#define FZ_PUMP_JOIN_RATE 20000
 #define FZ_PUMP_JOIN_ROWS 250
 #define FZ_PUMP_JOIN_NS 150000 /* and what the kernel's timers are late, about 50 us */
 #define FZ_PUMP_LOAD_NS 1000000 /* over which the rate is taken */

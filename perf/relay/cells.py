@@ -29,6 +29,8 @@ _CALL = 32
 """Datagrams or trains of one socket that leave in one call of the generator."""
 WINDOW = {SINGLES: 512, TRAINS: 64 * TRAIN}
 LOSS_FREE = 0.001
+STEADY = 100_000
+"""Datagrams per second offered to every relay alike, less than any takes without loss: what a relay costs that is not full."""
 SEARCH_TRIALS, SEARCH_STEP, SEARCH_GAP = 7, 1.2, 1.05
 
 
@@ -116,29 +118,40 @@ def measure(channels: Channels, cell: Cell, seconds: float, *, search: bool = Tr
 
     Returns: `rate`, datagrams per second with as many on their way as the relay takes without loss; `per_cpu`, datagrams per CPU
              second meanwhile; `cores`, CPU seconds per second; `loss_free`, the highest rate offered with under 0.1 % lost;
-             `wrong`, datagrams that did not arrive as they were sent.
+             `steady_per_cpu`, datagrams per CPU second at STEADY, and `steady_lost` of them; `wrong`, datagrams that did not arrive
+             as they were sent.
     Raises:  TurnError when those are more than a few late ones of the cell before: then nothing here means what it says.
     """
     plan, sinks, window = channels.plan(cell), channels.sinks(cell), WINDOW[cell.shape]
     sinks.drain(0.01)
     load.run(plan, sinks, min(0.1, seconds / 4), window=window)
     sinks.drain(0.01)
-    cpu = channels.contender.cpu_seconds()
-    done = load.run(plan, sinks, seconds, window=window)
-    cpu = channels.contender.cpu_seconds() - cpu
+    done, cpu = _run(channels, plan, sinks, seconds, window=window)
     if done["wrong"] > done["received"] * LOSS_FREE:
         raise TurnError(
             f"{channels.contender.name} changed {done['wrong']} of {done['received']} datagrams on their way in {cell}."
         )
-    sinks.drain(0.01)
     rate = done["received"] / done["elapsed_s"]
+    steady, steady_cpu = _run(channels, plan, sinks, seconds, rate=STEADY)
     figures = {
         "rate": rate, "per_cpu": done["received"] / max(cpu, 0.005), "cores": cpu / done["elapsed_s"], "wrong": done["wrong"],
-        "lost": 1 - done["received"] / max(done["sent"], 1),
+        "lost": 1 - done["received"] / max(done["sent"], 1), "steady_per_cpu": steady["received"] / max(steady_cpu, 0.001),
+        "steady_lost": 1 - steady["received"] / max(steady["sent"], 1),
     }  # fmt: skip
     if search:
         figures["loss_free"] = loss_free(plan, sinks, rate, seconds / 3)
     return figures
+
+
+def _run(
+    channels: Channels, plan: load.Plan, sinks: load.Sinks, seconds: float, *, rate: float = 0, window: int = 0
+) -> tuple[dict[str, float], float]:
+    """Runs a plan at a rate or with a window. Returns what came of it, and the relay's CPU seconds meanwhile."""
+    cpu = channels.contender.cpu_seconds()
+    done = load.run(plan, sinks, seconds, rate=rate, window=window)
+    cpu = channels.contender.cpu_seconds() - cpu
+    sinks.drain(0.01)
+    return done, cpu
 
 
 def loss_free(plan: load.Plan, sinks: load.Sinks, guess: float, seconds: float) -> float:

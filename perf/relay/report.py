@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from perf.relay.cells import TRAIN
+from perf.relay.cells import STEADY, TRAIN
 from perf.relay.contenders import COTURN, OURS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def ratios(mine: list[Figures], theirs: list[Figures], figure: str) -> list[floa
 
 def print_report(run: Run) -> None:
     """Prints all tables."""
-    console = Console(width=132)
+    console = Console(width=160)
     if run.results:
         console.print(_cells(run))
     if run.test_results:
@@ -51,6 +51,9 @@ def _cells(run: Run) -> Table:
         f"{OURS}\nper CPU s",
         f"{COTURN}\nper CPU s",
         "times",
+        f"at {STEADY // 1000} k/s\nper CPU s",
+        f"{COTURN}\nper CPU s",
+        "times",
         f"{OURS}\nloss-free /s",
         f"{COTURN}\nloss-free /s",
         "times",
@@ -59,7 +62,7 @@ def _cells(run: Run) -> Table:
     for cell, results in run.results.items():
         mine, theirs = results[OURS], results[COTURN]
         row = [cell.shape, cell.direction, f"{cell.channels:_}".replace("_", " "), str(cell.payload)]
-        for figure in ("per_cpu", "loss_free"):
+        for figure in ("per_cpu", "steady_per_cpu", "loss_free"):
             row += [_thousands(mine, figure), _thousands(theirs, figure), _times(ratios(mine, theirs, figure))]
         table.add_row(*row)
     return table
