@@ -316,6 +316,7 @@ def test_newer_portals_servers_go_before_those_for_older_clients(event: str) -> 
 
     assert servers() == servers(upstream_do53=[]) == ["9.9.9.9:5353"]
     assert servers(upstream_do53=[{"ip": "10.9.0.53"}, {"ip": "fd00::53"}]) == ["10.9.0.53:53", "[fd00::53]:53"]
-    for broken in ([{}], [7], [{"ip": "x"}]):
+    lists: list[list[object]] = [[{}], [7], [{"ip": "x"}]]
+    for broken in lists:
         with pytest.raises(WireError):
             servers(upstream_do53=broken)
