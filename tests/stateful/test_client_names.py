@@ -130,6 +130,15 @@ def test_a_second_name_of_a_connected_resource_needs_one_look_and_no_intent() ->
     assert len(client.intents()) == intents
 
 
+def test_a_name_that_was_asked_for_by_another_type_first_is_announced_once_it_has_addresses() -> None:
+    """Browsers ask for HTTPS records beside addresses, in any order."""
+    world, client, gateway, _ = used()
+    client.call(client.machine.handle_dns_query, ipaddress.ip_address("100.100.111.1"), query(OTHER, "HTTPS"))
+    server = ask(client, OTHER)
+    world.run(0.1)
+    assert arrives(client, gateway, server) == REAL
+
+
 def test_two_names_of_one_real_address_both_work() -> None:
     world, client, gateway, server = used()
     other = ask(client, OTHER)

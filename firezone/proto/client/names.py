@@ -86,7 +86,9 @@ class Names:
         return tuple(map(_host_network, self._resolver.proxies.of_name(name)))
 
     def to_announce(self, name: str) -> Iterator[tuple[ConnectionId, ResourceId]]:
-        """Yields whom to tell of a name, and for which of its resources."""
+        """Yields whom to tell of a name, and for which of its resources; nobody before it has addresses."""
+        if not self._resolver.proxies.of_name(name):
+            return  # Only another type than these was asked for so far.
         resources = dict.fromkeys(resource.id for version in (4, 6) for resource in self.candidates(name, version))
         for resource in resources:
             if (cid := self._gateways.of(resource)) is not None:
