@@ -34,7 +34,7 @@ def ratios(mine: list[Figures], theirs: list[Figures], figure: str) -> list[floa
 
 def print_report(run: Run) -> None:
     """Prints all tables."""
-    console = Console(width=160)
+    console = Console(width=190)
     if run.results:
         console.print(_cells(run))
     if run.test_results:
