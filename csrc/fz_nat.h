@@ -158,7 +158,7 @@ void fz_nat_sweep(fz_nat *n, int64_t now);
  * key) and NAT_EXHAUSTED.
  * To the tunnel, after routing: a source that is the outside of a session becomes the proxy IP; ICMP errors about a session are
  * rebuilt as if the proxy IP had sent them. Drops EXPIRED_NAT_SESSION. What is no session's stays as it is, and so does everything
- * from our own addresses. */
+ * from our own addresses but ICMP errors. */
 uint32_t fz_nat_from_tunnel(fz_nat *n, fz_batch *b, int64_t now);
 uint32_t fz_nat_to_tunnel(fz_nat *n, fz_batch *b, int64_t now);
 

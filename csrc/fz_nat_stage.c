@@ -226,10 +226,12 @@ static bool translate_in(fz_nat *n, fz_batch *b, uint32_t row, const fz_addrmap_
 static bool outside_of(const fz_nat *n, const fz_batch *b, uint32_t row, uint32_t client, fz_addrmap_key *key) {
   const uint8_t *source = fz_row_source(b, row);
   const fz_addr *own = b->ip_version[row] == 4 ? &n->own_v4 : &n->own_v6;
+  bool is_error = (b->flags[row] & FZ_ROW_ICMP_ERROR) != 0;
   if (n->clients[client].live.count + n->clients[client].ended.count == 0) return false;
-  if (own->family && memcmp(own->ip, source, own->family == 4 ? 4 : 16) == 0) return false;
+  /* The kernel's own errors (time exceeded, too big for the next link) may be about a translated flow. */
+  if (!is_error && own->family && memcmp(own->ip, source, own->family == 4 ? 4 : 16) == 0) return false;
   fz_nat_flow flow = {source, b->destination_port[row], b->protocol[row], b->ip_version[row]};
-  if (b->flags[row] & FZ_ROW_ICMP_ERROR) {
+  if (is_error) {
     uint8_t *embedded;
     fz_ip_headers h;
     if (!embedded_flow(b, row, &embedded, &h, &flow)) return false;

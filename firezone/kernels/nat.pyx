@@ -55,7 +55,8 @@ cdef class NatTable:
         return self._t.session_count
 
     def set_own(self, bytes ipv4, bytes ipv6) -> None:
-        """Sets our tunnel addresses, None for none: what comes from them is not a resource's and stays as it is.
+        """Sets our tunnel addresses, None for none: what comes from them is not a resource's and stays as it is,
+        except ICMP errors about translated flows.
 
         Raises: ValueError for an address of another length.
         """

@@ -27,6 +27,7 @@ CLIENTS = {0: ("100.64.0.1", "fd00:2021:1111::1"), 1: ("100.64.0.3", "fd00:2021:
 PROXIES = ("100.96.0.1", "100.96.0.2", "100.127.255.255", "fd00:2021:1111:8000::", "fd00:2021:1111:8000::1")
 REALS = ("10.0.0.8", "10.0.0.9", "fd12::8", "fd12::9")
 OWN = ("100.64.0.2", "fd00:2021:1111::2")
+OTHER = ("10.0.0.77", "fd12::77")
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
@@ -448,6 +449,29 @@ def test_sessions_outlive_the_peer_row_of_their_client(bench: Bench) -> None:
     back = bench.back(reply, peer=40)
     assert isinstance(back, bytes)
     assert twin._addresses(back)[0] == packed(PROXIES[0])
+
+
+@pytest.mark.parametrize(("proxy", "real"), [(PROXIES[0], REALS[0]), (PROXIES[3], REALS[2])])
+def test_errors_of_the_gateways_own_kernel_are_translated_and_its_answers_are_not(proxy: str, real: str) -> None:
+    """A hop limit that ends at the gateway, a link of its own that is too small: the program asked for the proxy IP."""
+    bench, is_v6 = Bench(), ":" in proxy
+    client, own, protocol = CLIENTS[0][is_v6], OWN[is_v6], packets.ICMPV6 if is_v6 else packets.ICMP
+    bench.translate(proxy, real)
+    sent = packets.udp(client, proxy, b"large", ports=(5000, 53))
+    too_big = bytes([2, 0] if is_v6 else [3, 4]) + bytes(4) + (900).to_bytes(2, "big")
+    about = bench.out(sent)
+    assert isinstance(about, bytes)
+    told = bench.back(packets.ip(own, client, protocol, too_big + about))
+    assert isinstance(told, bytes)
+    head = 40 if is_v6 else 20
+    assert twin._addresses(told) == (packed(proxy), packed(client))
+    assert twin._addresses(told[head + 8 :]) == (packed(client), packed(proxy))
+    assert told[head : head + 2] == too_big[:2]
+    assert told[head + 6 : head + 8] == too_big[6:]
+    assert verifies(told)
+    foreign = packets.ip(own, client, protocol, too_big + packets.udp(client, OTHER[is_v6], b"x", ports=(5000, 53)))
+    answer = packets.udp(own, client, b"answer", ports=(53535, 5000))
+    assert [bench.back(packet) for packet in (foreign, answer)] == [foreign, answer]
 
 
 def test_clients_do_not_see_each_others_sessions(bench: Bench) -> None:

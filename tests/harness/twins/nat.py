@@ -85,7 +85,7 @@ class Nat:
 
     def to_tunnel(self, client: int, parsed: ip.Parsed, now: int) -> bytes | Reason:
         source, destination = _addresses(parsed.packet)
-        if source in self.own:
+        if source in self.own and not parsed.flags & ip.ICMP_ERROR:
             return parsed.packet
         if parsed.flags & ip.ICMP_ERROR:
             outside = _embedded(client, parsed)
