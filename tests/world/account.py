@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.world.base import Base
 from tests.world.policy import FILTERS, POOL, RESOLVERS, SITES, UPSTREAMS
+
+if TYPE_CHECKING:
+    from tests.world.reference import Person
 
 
 class Edits(Base):
@@ -18,16 +21,16 @@ class Edits(Base):
             self.edit()
 
     def remove_resource(self, number: int) -> None:
-        if self.reference.account.resources.pop(number, None) is not None:
+        if number in self.reference.account.resources:
+            self._lose_internet(number, *self.reference.people)
+            del self.reference.account.resources[number]
             self.edit()
-            self._forget_internet(number)
 
     def change_filters(self, number: int, filters: str) -> None:
         self._change(number, filters=filters)
 
     def move_resource(self, number: int, site: str) -> None:
         self._change(number, sites=(site,))
-        self._forget_internet(number)
 
     def _change(self, number: int, **changes: Any) -> None:
         known = self.reference.account.resources.get(number)
@@ -42,9 +45,9 @@ class Edits(Base):
     def revoke(self, client: int, number: int) -> None:
         key = self.reference.people[client].user, number
         if key in self.reference.account.granted:
+            self._lose_internet(number, self.reference.people[client])
             self.reference.account.granted.remove(key)
             self.edit()
-            self._forget_internet(number)
 
     def edit(self) -> None:
         if self.reference.is_portal_away:
@@ -53,19 +56,18 @@ class Edits(Base):
         self.system.run(0.5)
         self.reference.disturb()  # A grant that is renewed may cost a connection, and with it packets under way.
 
-    def _forget_internet(self, number: int) -> None:
-        """With the Internet resource goes the wish to use it (client 15.2)."""
-        for person in self.reference.people:
-            is_gone = number not in self.reference.account.resources or (person.user, number) not in self.reference.account.granted
-            if POOL[number].kind == "internet" and is_gone:
-                person.is_internet_on = person.is_internet_on and not is_gone
+    def _lose_internet(self, number: int, *people: Person) -> None:
+        """With the Internet resource goes the wish to use it (client 15.2), of those who had it."""
+        for person in people:
+            if any(one.number == number and one.kind == "internet" for one in self.reference.account.of(person.user)):
+                person.is_internet_on = False
 
     def switch_internet(self, client: int) -> None:
         person, member = self.reference.people[client], self.system.clients[client]
         person.is_internet_on = not person.is_internet_on
         member.call(member.machine.set_internet_resource_state, person.is_internet_on)
         self.system.run(0.2)
-        person.is_disturbed = True
+        person.disturb()
 
     def set_upstream(self, servers: list[str]) -> None:
         """The administrator names other servers, or none."""

@@ -16,7 +16,7 @@ class Happenings(Edits):
         member.call(member.machine.reset)
         self.system.network.rebind(member.outer)
         self.system.run(0.5)
-        self.reference.people[client].is_disturbed = True
+        self.reference.people[client].disturb()
 
     def restart_client(self, client: int) -> None:
         """Killed and started anew: it has forgotten all names, and is off the Internet until somebody says otherwise."""
@@ -26,19 +26,20 @@ class Happenings(Edits):
         member.call(member.machine.set_system_resolvers, list(person.resolvers))
         self.system.run(0.5)
         person.addresses.clear()
-        person.is_internet_on, person.is_disturbed = False, True
+        person.is_internet_on = False
+        person.disturb()
         person.is_blank = self.reference.is_portal_away
 
     def rebind(self, client: int) -> None:
         self.system.network.rebind(self.system.clients[client].outer)
-        self.reference.people[client].is_disturbed = True
+        self.reference.people[client].disturb()
 
     def lose_link(self, client: int, duration: int) -> None:
         outer = self.system.clients[client].outer
         self.system.network.cut.add(outer)
         self.system.run(duration)
         self.system.network.cut.remove(outer)
-        self.reference.people[client].is_disturbed = True
+        self.reference.people[client].disturb()
 
     def kill_gateway(self, site: str, place: int) -> None:
         self._end_gateway(site, place, in_order=False)

@@ -51,11 +51,14 @@ class Person:
     is_internet_on: bool = False
     is_blank: bool = False
     """Started while the portal was away: the client knows nothing, not even its addresses."""
-    is_disturbed: bool = False
-    """Something has happened that may cost packets for a while."""
+    unsure: set[str] = field(default_factory=set)
+    """Sites that something has happened on the way to which may cost packets for a while."""
     addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What its programs were told of names; it stays until the client is started anew."""
     resolvers: tuple[str, ...] = ("192.168.1.1",)
+
+    def disturb(self) -> None:
+        self.unsure.update(SITES)
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Reference:
 
     def disturb(self) -> None:
         for person in self.people:
-            person.is_disturbed = True
+            person.disturb()
 
     def expect(self, person: Person, destination: str, protocol: str, port: int, version: int) -> Expectation:
         """`destination`: an address, or a name whose address of the version is used."""

@@ -49,7 +49,7 @@ class Traffic(Base):
         person = self.reference.people[client]
         version = version or ipaddress.ip_address(destination).version
         wanted = self.reference.expect(person, meant, protocol, port, version)
-        limit = LONG_PATIENCE if person.is_disturbed else PATIENCE
+        limit = LONG_PATIENCE if person.unsure.intersection(wanted.sites or person.unsure) else PATIENCE
         probe = self.system.send_probe(client, destination, protocol, port)
         for _ in range(limit):
             fate = self._fate(probe, wanted, meant)
@@ -66,7 +66,7 @@ class Traffic(Base):
             f"{protocol}/{port} of {person.user} to {meant} ({destination}): {fate}, expected {wanted}; {probe}",
         )
         if fate is Fate.ANSWERED:
-            person.is_disturbed = False
+            person.unsure.discard(probe.arrived[0][0])
 
     def _fate(self, probe: Probe, wanted: Expectation, meant: str) -> Fate:
         if probe.arrived:
