@@ -100,7 +100,8 @@ def is_answer_to(answer: bytes, question: Question) -> bool:
         and answer[:2] == question.message[:2]
         and (answer[2] ^ question.message[2]) & 0x78 == 0
         and answer[4:6] == b"\0\1"
-        and answer[HEADER:end].lower() == question.message[HEADER:end].lower()
+        and answer[HEADER : end - 4].lower() == question.message[HEADER : end - 4].lower()
+        and answer[end - 4 : end] == question.message[end - 4 : end]
     )
 
 

@@ -83,5 +83,5 @@ class NameService:
     def handle_response(self, message: bytes, answer: bytes, now: Instant) -> None:
         """Takes what a server has answered. Not kept is what would be answered here by now."""
         question = read_question(message)
-        if question is not None and isinstance(self.resolver.resolve(question), Upstream):
+        if question is not None and self.resolver.leaves(question):
             self._cache.put(question, answer, now)

@@ -43,6 +43,13 @@ class Names:
         self.had_any = False
         """There was a resource once that has names. Packets to what its names stood for are answered even when it is gone."""
         self._patterns: dict[ResourceId, str] = {}
+        resolver.proxies.is_in_use = self._is_in_use
+
+    def _is_in_use(self, name: str) -> bool:
+        """Whether packets go to a name: its addresses must stay its own however many others are asked for."""
+        resources = self._resolver.resources_of(name)
+        set_ups = (self.nat.get(cid, name, resource) for cid in self._gateways for resource in resources)
+        return any(set_up is not None and set_up.is_used for set_up in set_ups)
 
     def add(self, resource: wire.DnsResource) -> None:
         """Takes a resource into use."""

@@ -9,18 +9,24 @@ Source: client 1.1, 8.6, 8.7, 15.3.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from typing import TYPE_CHECKING
 
 from firezone.base.net import PROXY_V4, PROXY_V6, SENTINEL_V4
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from firezone.base.net import Address
 
 PER_FAMILY = 4
 """Addresses of a name in each family."""
 MAX_NAMES = 1 << 17
-"""Names remembered: about 40 MiB. The name that was not asked for longest gives way, and its addresses are another's only when all
-others have been given out once."""
+"""Names remembered: about 35 MiB. The name not in use that was not asked for longest gives way, and its addresses are another's only
+when all others have been given out once."""
+
+MAX_IN_USE = 1 << 15
+"""Names in use that are passed over for one that is not; twice as many as set-ups may be."""
 
 _FIRST_V4, _FIRST_V6 = int(PROXY_V4.network_address) + 1, int(PROXY_V6.network_address)
 _SENTINELS = int(SENTINEL_V4.network_address)
@@ -38,6 +44,8 @@ class ProxyAddresses:
         """By name in lower case, the one asked for last at the end."""
         self._names: dict[int, str] = {}
         self._next = 0
+        self.is_in_use: Callable[[str], bool] = lambda name: False
+        """Told a name in lower case; one that is in use does not give way. Few may be: they are asked about one after the other."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -47,8 +55,8 @@ class ProxyAddresses:
         key = name.lower()
         block = self._blocks.pop(key, None)
         if block is None:
-            while len(self._blocks) >= self._most_names:
-                self._forget(next(iter(self._blocks)))
+            if len(self._blocks) >= self._most_names:
+                self._make_place()
             block = self._take()
             self._names[block] = name
         self._blocks[key] = block
@@ -70,8 +78,14 @@ class ProxyAddresses:
         block, self._next = self._next, (self._next + 1) % BLOCKS
         return block
 
-    def _forget(self, key: str) -> None:
-        del self._names[self._blocks.pop(key)]
+    def _make_place(self) -> None:
+        for key in [*itertools.islice(self._blocks, MAX_IN_USE)]:
+            block = self._blocks.pop(key)
+            if not self.is_in_use(key):
+                del self._names[block]
+                return
+            self._blocks[key] = block
+        del self._names[self._blocks.pop(next(iter(self._blocks)))]
 
 
 def _addresses(block: int) -> tuple[Address, ...]:

@@ -32,6 +32,8 @@ class SentinelMap:
         self._servers: dict[Address, Endpoint] = {}
         self._system: tuple[Endpoint, ...] = ()
         self._portal: tuple[Endpoint, ...] = ()
+        self._former: dict[Address, Endpoint] = {}
+        """The latest sentinels, also while there are none."""
 
     @property
     def sentinels(self) -> tuple[Address, ...]:
@@ -61,8 +63,9 @@ class SentinelMap:
         wanted = _usable(self._portal) or _usable(self._system)
         if set(wanted) == set(self._servers.values()):
             return False
-        free = {4: _free(SENTINEL_V4.hosts(), self._servers), 6: _free(iter(SENTINEL_V6), self._servers)}
+        free = {4: _free(SENTINEL_V4.hosts(), self._former), 6: _free(iter(SENTINEL_V6), self._former)}
         self._servers = {next(free[4 if server.is_ipv4 else 6]): server for server in wanted}
+        self._former = self._servers or self._former
         if not self._servers:
             log.warning("no name server is known: names cannot be resolved, nor resources that have names be reached")
         return True

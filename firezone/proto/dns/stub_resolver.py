@@ -31,6 +31,8 @@ CANARY = "use-application-dns.net"
 """Firefox resolves by itself, past us, unless this name is denied."""
 MAX_REMEMBERED = 4096
 """Names whose resources are remembered until a resource changes: 2 MiB. Programs ask for few names, but ask every second."""
+_OURS = frozenset({RecordType.A, RecordType.AAAA, RecordType.HTTPS, RecordType.SRV, RecordType.TXT})
+"""Types that other servers are not asked for of a resource's name."""
 _NIBBLES = frozenset("0123456789abcdef")
 _STACKS = {"dual": (4, 6), "ipv4_only": (4,), "ipv6_only": (6,)}
 
@@ -108,25 +110,31 @@ class StubResolver:
             self._found[key] = found
         return found
 
+    def leaves(self, question: Question) -> bool:
+        """Tells whether a question is left to other servers. Nothing changes by asking this."""
+        if question.kind == RecordType.PTR:
+            return self._name_of_pointer(question) is None
+        return question.name.lower() != CANARY and (question.kind not in _OURS or not self.resources_of(question.name))
+
     def resolve(self, question: Question) -> Local | Site | Upstream:
         """Decides what becomes of a question. A resource's name that is asked for by address has addresses from then on."""
         name, kind = question.name, question.kind
+        if self.leaves(question):
+            return Upstream()
+        if kind == RecordType.PTR:
+            stood_for = self._name_of_pointer(question)
+            assert stood_for is not None
+            return Local(local_answer(question, [encode_name(stood_for)]), stood_for)
         if name.lower() == CANARY:
             return Local(local_answer(question, code=ResponseCode.NAME_ERROR))
-        if kind == RecordType.PTR:
-            return self._resolve_pointer(question)
         resources = self.resources_of(name)
-        if not resources:
-            return Upstream()
         match kind:
             case RecordType.A | RecordType.AAAA:
                 return Local(local_answer(question, self._addresses(name, resources, 4 if kind == RecordType.A else 6)), name)
-            case RecordType.HTTPS:
-                return Local(local_answer(question), name)
             case RecordType.SRV | RecordType.TXT:
                 return Site(resources[0])
             case _:
-                return Upstream()
+                return Local(local_answer(question), name)
 
     def _addresses(self, name: str, resources: tuple[ResourceId, ...], family: int) -> list[bytes]:
         addresses = self.proxies.assign(name)
@@ -134,10 +142,9 @@ class StubResolver:
             return []
         return [address.packed for address in addresses if address.version == family]
 
-    def _resolve_pointer(self, question: Question) -> Local | Upstream:
+    def _name_of_pointer(self, question: Question) -> str | None:
         address = address_of_pointer(question.name)
-        name = None if address is None else self.proxies.name_of(address)
-        return Upstream() if name is None else Local(local_answer(question, [encode_name(name)]), name)
+        return None if address is None else self.proxies.name_of(address)
 
 
 def address_of_pointer(name: str) -> Address | None:

@@ -156,6 +156,10 @@ def test_answers_to_another_question_are_told_apart() -> None:
         assert not is_answer_to(local_answer(Question(changed + other.message[2:], other.name, other.kind, other.end)), question)
     assert not is_answer_to(question.message, question)
     assert not is_answer_to(answer[:20], question)
+    https = ask(kind="HTTPS")  # 65 is "A", and 97 "a"
+    other_type = bytearray(local_answer(https))
+    other_type[https.end - 3] = 97
+    assert not is_answer_to(bytes(other_type), https), "case is a matter of names only"
 
 
 def test_names_that_are_none_are_refused() -> None:

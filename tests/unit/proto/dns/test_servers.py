@@ -40,6 +40,16 @@ def test_the_same_servers_in_any_order_change_nothing_others_change_all() -> Non
     assert servers.sentinels[0] == before[0], "the generation after starts at the beginning"
 
 
+def test_a_time_without_servers_does_not_bring_old_sentinels_back() -> None:
+    servers = SentinelMap()
+    servers.set_system(["1.1.1.1", "2606:4700:4700::1111"])
+    before = servers.sentinels
+    servers.set_system([])
+    assert servers.sentinels == ()
+    servers.set_system(["8.8.8.8", "2001:4860:4860::8888"])
+    assert not set(servers.sentinels) & set(before)
+
+
 def test_servers_of_the_portal_come_first_and_our_own_sentinels_never() -> None:
     servers = SentinelMap()
     servers.set_system(["100.100.111.1", "fd00:2021:1111:8000:100:100:111:5", "192.168.1.1"])

@@ -209,6 +209,38 @@ def test_a_resource_that_comes_back_with_another_pattern_has_that_one_only() -> 
     assert answered(resolver, "app.example.com") == [f"100.96.0.{n}" for n in range(1, 5)]
 
 
+def test_asking_whether_a_question_is_left_to_others_gives_no_name_addresses() -> None:
+    resolver = resolver_with("app.example.com")
+    for kind, is_left in (("A", False), ("HTTPS", False), ("TXT", False), ("MX", True)):
+        question = read_question(dns.message.make_query("app.example.com", kind).to_wire())
+        assert question is not None
+        assert resolver.leaves(question) == is_left
+    assert len(resolver.proxies) == 0
+
+
+def first_of(this: str, other: str) -> int:
+    """The order of the original, told as it is written down: -1 when this one comes first."""
+    pairs = itertools.zip_longest(reversed(this), reversed(other), fillvalue="")
+    mine, theirs = next(((a, b) for a, b in pairs if a != b), ("", ""))
+    match (mine in ("?", "*"), theirs in ("?", "*")):
+        case (True, True):
+            return -1 if mine == "?" else 1
+        case (False, True):
+            return -1
+        case (True, False):
+            return 1
+    if "" in (mine, theirs):
+        return 0 if mine == theirs else -1 if mine == "" else 1
+    return -1 if mine > theirs else 1
+
+
+@given(st.text("abz?*.-", max_size=6), st.text("abz?*.-", max_size=6))
+def test_order_is_that_of_the_original(this: str, other: str) -> None:
+    mine, theirs = specificity(this), specificity(other)
+    this, other = this.removesuffix("."), other.removesuffix(".")
+    assert first_of(this, other) == (mine > theirs) - (mine < theirs)
+
+
 def test_a_pattern_that_cannot_be_read_matches_nothing() -> None:
     resolver = resolver_with("a**.example.com", "***.com", "")
     assert resolve(resolver, "ab.example.com") == Upstream()
