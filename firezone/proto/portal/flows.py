@@ -101,17 +101,20 @@ class Flows:
     def reconcile(self, utc: UnixTime, only: str | None = None) -> Toggled:
         """Ends every grant that is no longer due and moves the expiry of those that are. `only` one device's, if given.
 
-        Returns: what clients must ask for anew, since a gateway of version 2 cannot be told of another expiry.
+        Returns: what clients must ask for anew, since a gateway of version 2 cannot be told of another expiry, and since a gateway
+        has ended what ran out before it was renewed. Clients believe that they still have both.
         """
         utc_s = utc // SECOND
         toggled: Toggled = {}
         for grant in self._directory.grants.all():
             if only is not None and only not in (grant.client_id, grant.gateway_id):
                 continue
+            is_due, expires_at = self._is_due(grant, utc_s)
             if grant.expires_at is not None and utc_s >= grant.expires_at:
                 self._directory.grants.remove(grant)  # The gateway ends it by itself.
+                if is_due:
+                    toggled.setdefault(grant.client_id, set()).add(grant.resource_id)
                 continue
-            is_due, expires_at = self._is_due(grant, utc_s)
             # A gateway that is about to get its `init` learns all from that.
             serving = None if only == grant.gateway_id else self._directory.presence.joined(grant.gateway_id, Role.GATEWAY)
             if not is_due:

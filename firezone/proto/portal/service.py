@@ -93,7 +93,8 @@ class PortalService:
             client2.NewClientIceCandidates: self._ignore,
             client2.InvalidateClientIceCandidates: self._ignore,
         }
-        self._flows.reconcile(utc)
+        self._anew = self._flows.reconcile(utc)
+        """What clients must ask for anew, who are told when they are here."""
         self._store.commit()
 
     @property
@@ -200,6 +201,7 @@ class PortalService:
     def handle_device_removed(self, device_id: str, now: Instant, utc: UnixTime) -> None:
         """Forgets a device with all it was granted. If it comes again it is another one. Raises KeyError."""
         self._devices.remove(self._device(device_id))
+        self._anew.pop(device_id, None)
         connection = self._presence.of_device(device_id)
         if connection is not None:
             self._speaker.end_channel(connection)
@@ -265,15 +267,24 @@ class PortalService:
 
     def _push_init(self, connection: Connection, utc_s: int) -> None:
         device, account = connection.device, self._book.account
-        self._flows.reconcile(utc_s * SECOND, only=device.id)
+        self._remember(self._flows.reconcile(utc_s * SECOND, only=device.id))
         relays = self._relays_for(connection)
         if device.role is Role.GATEWAY:
             grants = self._grants.of_gateway(device.id)
             self._speaker.say(connection, render.gateway_init(device, account, grants, relays, connection.dialect))
+            for asker in self._presence.all(Role.CLIENT):
+                if asker.is_joined and asker.device.id in self._anew:
+                    self._directory.push_differences(asker, self._anew.pop(asker.device.id), utc_s)
             return
         connection.told = self._directory.visible(connection, utc_s)
         init = render.client_init(device, account, connection.told.values(), relays, connection.dialect)
         self._speaker.say(connection, init)
+        if anew := self._anew.pop(device.id, None):
+            self._directory.push_differences(connection, anew, utc_s)
+
+    def _remember(self, anew: Toggled) -> None:
+        for client_id, resources in anew.items():
+            self._anew.setdefault(client_id, set()).update(resources)
 
     def _on_create_flow(self, connection: Connection, message: client.CreateFlow, frame: Frame, now: Instant, utc_s: int) -> None:
         self._flows.handle_asked(connection, message, now, utc_s)
@@ -369,11 +380,11 @@ class PortalService:
         for token in self._relays.tokens():
             if token.expires_at is not None:
                 self._recompute_at = min(self._recompute_at, now + (token.expires_at * SECOND - utc))
-        moved = self._flows.reconcile(utc)
+        self._remember(self._flows.reconcile(utc))
         for connection in self._presence.all(Role.CLIENT):
             if connection.is_joined:
                 client_id = connection.device.id
-                again = moved.get(client_id, set()) | (toggled or {}).get(client_id, set())
+                again = self._anew.pop(client_id, set()) | (toggled or {}).get(client_id, set())
                 self._directory.push_differences(connection, again, utc_s)
 
     def _update_gateways(self, old: PolicyBook) -> None:

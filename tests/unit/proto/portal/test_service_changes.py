@@ -10,7 +10,7 @@ from firezone.proto.portal.login import LoginRejected
 from firezone.wire.portal import client, gateway
 from firezone.wire.portal.shared import PublicKey
 
-from .bench import NET, PRINTER, UTC, WEEK, Bench, MemoryStore, kinds
+from .bench import NET, PRINTER, UTC, WEEK, Bench, MemoryStore, ScriptedDevice, kinds
 
 
 def test_removing_a_policy_takes_the_resource_and_rejects_access() -> None:
@@ -126,6 +126,53 @@ def test_a_grant_that_has_expired_is_not_listed_to_a_gateway() -> None:
     bench.advance(11)
     assert again.join().authorizations == ()
     assert bench.store.committed[1] == {}
+
+
+ENDS = 'resource = "Net"\nexpires = 2025-06-15T15:06:50Z\n'
+LATER = 'resource = "Net"\nexpires = 2025-06-15T16:06:40Z\n'
+
+
+def granted_for_ten_seconds() -> tuple[Bench, ScriptedDevice, ScriptedDevice]:
+    bench = Bench(Bench().policy.replace('resource = "Net"\n', ENDS, 1))
+    served, asker = bench.pair()
+    asker.flow(NET)
+    asker.heard.clear()
+    return bench, served, asker
+
+
+def test_a_policy_renewed_after_its_grant_ran_out_is_asked_for_anew() -> None:
+    """The gateway has ended the grant by itself, and the client does not know."""
+    bench, _served, asker = granted_for_ten_seconds()
+    bench.advance(11)
+    bench.reload((ENDS, LATER))
+    assert [type(said) for said in asker.heard] == [client.ResourceDeleted, client.ResourceCreatedOrUpdated]
+    assert asker.heard[0].resource_id == NET
+
+
+def test_so_is_one_that_was_renewed_while_the_portal_was_down() -> None:
+    bench, _served, _asker = granted_for_ten_seconds()
+    bench.advance(11)
+    bench.policy = bench.policy.replace(ENDS, LATER)
+    bench.restart()
+    asker = bench.connect("client")
+    asker.say("phx_join", {})
+    assert [type(said) for said in asker.heard] == [client.Init, client.ResourceDeleted, client.ResourceCreatedOrUpdated]
+    asker.heard.clear()
+    bench.advance(20)
+    assert asker.heard == []
+
+
+def test_so_is_one_that_another_policy_gives_by_then_when_its_gateway_returns() -> None:
+    later = '[[policy]]\nname = "later"\ngroup = "Everyone"\nresource = "Net"\nhours = ["U/15:07-16:00/UTC"]\n'
+    bench = Bench(Bench().policy.replace('resource = "Net"\n', ENDS, 1) + later)
+    served, asker = bench.pair()
+    asker.flow(NET)
+    asker.heard.clear()
+    assert served.heard[0].expires_at == UTC // SECOND + 10
+    bench.advance(30)
+    served.disconnect()
+    assert bench.connect("gateway", key=b"\x02").join().authorizations == ()
+    assert [type(said) for said in asker.heard] == [client.ResourceDeleted, client.ResourceCreatedOrUpdated]
 
 
 def test_a_grant_revoked_while_its_gateway_was_away_is_not_listed() -> None:
