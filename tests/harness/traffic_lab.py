@@ -6,6 +6,7 @@ fails leaves its error in place of what it would have found; the others go on.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -25,15 +26,30 @@ from firezone.lab.namespaces import INSIDE, unshare_command
 from firezone.lab.programs import Program, python, wait_until
 from firezone.lab.stack import Stack
 from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6, RESOURCE_PORT
+from tests.harness import traffic_gateways
 from tests.harness import traffic_world as world
+from tests.harness.traffic_tools import (
+    PORT,
+    Talk,
+    addresses,
+    answered_too_large,
+    change_zone,
+    counters,
+    echoes,
+    fits,
+    gateways,
+    once,
+    probe,
+    restart,
+    watched,
+    ways_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from firezone.lab.namespaces import Namespace
 
 ROOT = Path(__file__).parents[2]
-PORT = world.PORT
 _WATCH = """
 table inet watch {
   chain output {
@@ -111,6 +127,11 @@ def basics(stack: Stack) -> dict[str, Any]:
         for server in (RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6):
             answer = client.run("dig", "+short", "+tries=1", transport, f"@{server}", WIKI, "A")
             found.setdefault("questions", {})[f"{server} {transport}"] = answer.strip()
+    for server in gateways(stack):
+        for over in (("+notcp",), ("+tcp", "+keepopen")):
+            question = ("dig", "+short", "+tries=1", *over, "-p", "53535", f"@{server}", WIKI, "TXT")
+            answers = client.run(*question, WIKI, "TXT", WIKI, "TXT")
+            found.setdefault("site questions", {})[f"{server} {over[0]}"] = answers.split("\n")[:-1]
     for host in (WIKI, RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6, *gateways(stack), world.FAR, world.FAR_ADDRESS_V6):
         for family in ("-4", "-6"):
             if fits(host, family):
@@ -170,11 +191,7 @@ def lasting(stack: Stack) -> dict[str, Any]:
     Talk(client, "talk", world.ONE).ask("x")
     check("another-resource")
     since = stack.gateway.log.stat().st_size
-    text = (stack.logs / "policy.toml").read_text()
-    for resource in ("Site", world.MOVING):
-        text = re.sub(rf'(\[\[policy\]\]\n[^\[]*resource = "{resource}"\n)', r"\1expires = 2040-01-01T00:00:00Z\n", text)
-    (stack.logs / "policy.toml").write_text(text)
-    time.sleep(1.5)
+    found["not renewed"] = renew_in_time(stack, renewed=("Site", world.MOVING), left=world.ONE)
     check("policy-renewed")
     stack.portal.kill()
     check("portal-away")
@@ -189,6 +206,33 @@ def lasting(stack: Stack) -> dict[str, Any]:
     check("name-moved")
     found["name"].append(Talk(client, "talk", world.MOVING).ask("second").split()[0])
     return found
+
+
+def renew_in_time(stack: Stack, renewed: tuple[str, ...], left: str) -> list[str]:
+    """Lets policies end in a few seconds, renews some of them before and waits until they would have ended.
+
+    Returns what a connection to the resource of the policy that was left alone says before and after.
+    """
+    other = Talk(stack.topology.client, "talk", left)
+    policy = stack.logs / "policy.toml"
+    text = policy.read_text()
+
+    def ends(resources: tuple[str, ...], when: datetime.datetime, text: str) -> str:
+        for resource in resources:
+            text = re.sub(rf'(\[\[policy\]\]\n[^\[]*?resource = "{resource}"\n)(expires = .*\n)?',
+                          rf"\1expires = {when.isoformat()}\n", text)  # fmt: skip
+        return text
+
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    policy.write_text(ends((*renewed, left), end, text))
+    time.sleep(1.5)
+    said = [other.ask("x")]
+    policy.write_text(ends(renewed, end.replace(year=2040), policy.read_text()))
+    while datetime.datetime.now(datetime.UTC) < end + datetime.timedelta(seconds=0.7):
+        time.sleep(0.05)
+    said.append(other.ask("y"))
+    policy.write_text(ends((left,), end.replace(year=2040), policy.read_text()))
+    return said
 
 
 def names(stack: Stack) -> dict[str, Any]:
@@ -247,6 +291,9 @@ def revoked(stack: Stack) -> dict[str, Any]:
         ended = json.loads(stream.wait_for(r'\{"bytes".*\}', timeout=15))
         found[resource] = {"after": ended["last_byte_at"] - changed[resource], "bytes": ended["bytes"], "by": ended["ended_by"]}
     found["kept"] = kept.ask("y")
+    edit = python("firezone.portal", "policy", "enable", "--config", str(policy), "Everyone:Site")
+    subprocess.run(edit, check=True, capture_output=True)
+    found["granted again"] = wait_until(lambda: once(stack, RESOURCE_ADDRESS).endswith(" x"), timeout=5)
     return found
 
 
@@ -275,117 +322,8 @@ def internet_by_v6(stack: Stack) -> dict[str, Any]:
 
 CHAPTERS: tuple[Callable[[Stack], dict[str, Any]], ...] = (
     internet, internet_off, basics, traces, path_mtu, lasting, names, refusals, revoked, internet_by_v6,
+    traffic_gateways.failover,
 )  # fmt: skip
-
-
-# what they are told with
-
-
-def probe(host: Namespace, *words: str) -> Any:
-    """Runs a probe on a host and returns what it found."""
-    return json.loads(host.run(*python("tests.harness.traffic_probe", *words)).splitlines()[-1])
-
-
-class Talk:
-    """A connection, or a datagram socket, that a program on the client's host holds."""
-
-    def __init__(self, host: Namespace, kind: str, *words: str) -> None:
-        command = host.command(*python("tests.harness.traffic_probe", kind, words[0], str(PORT), *words[1:]))
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.peer = self._next()["peer"]
-
-    def ask(self, line: str) -> str:
-        """Sends a line and returns what came back, or the name of the error."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        return str(self._next())
-
-    def _next(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
-
-
-def once(stack: Stack, host: str) -> str:
-    """Connects to a host and returns its answer to `x`, or the name of the error."""
-    return str(probe(stack.topology.client, "ask", host, str(PORT), "x"))
-
-
-def fits(host: str, family: str) -> bool:
-    """Whether a host may have an address of the family: names have both."""
-    return not (":" in host and family == "-4") and not (host[0].isdigit() and family == "-6")
-
-
-def echoes(client: Namespace, family: str, host: str) -> bool:
-    """Whether three echo requests of 1000 bytes are answered."""
-    command = client.command("ping", family, "-n", "-c", "3", "-i", "0.1", "-W", "2", "-s", "900", host)
-    return "3 received" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def answered_too_large(client: Namespace, resource: Namespace, host: str) -> Any:
-    """Lets the resource answer a datagram with 1400 bytes; returns the ICMP error that it gets."""
-    command = resource.command(*python("tests.harness.traffic_probe", "large", "7778", "1400", host))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        probe(client, "attempt", "udp", host, "7778")
-        return json.loads(server.stdout.readline())
-
-
-def addresses(stack: Stack, name: str) -> list[str]:
-    """Returns what a name resolves to, IPv4 first."""
-    answers = [stack.topology.client.run("dig", "+short", "+tries=1", "+time=5", name, kind) for kind in ("A", "AAAA")]
-    return " ".join(answers).split()
-
-
-def gateways(stack: Stack) -> list[str]:
-    """Returns the gateway's tunnel addresses."""
-    links = json.loads(stack.topology.gateway.run("ip", "-json", "addr", "show", "dev", "tun-firezone"))
-    return [address["local"] for address in links[0]["addr_info"] if address["scope"] == "global"]
-
-
-def change_zone(stack: Stack, before: str, after: str) -> None:
-    zone = stack.logs / "site.zone"
-    text = zone.read_text()
-    assert before in text
-    zone.write_text(text.replace(before, after))
-
-
-def ways_out(stack: Stack) -> list[str]:
-    """Returns the devices by which hosts of the Internet are reached, or `none`."""
-    found = []
-    for host in (world.PUBLIC_ADDRESS, world.PUBLIC_ADDRESS_V6):
-        way = subprocess.run(stack.topology.client.command("ip", "route", "get", host), capture_output=True, text=True, check=False)
-        found.append("none" if way.returncode else way.stdout.split("dev ")[1].split()[0])
-    return found
-
-
-def watched(stack: Stack) -> dict[str, int]:
-    """Returns how many packets of its own the client has sent which way."""
-    text = stack.topology.client.run("nft", "list", "table", "inet", "watch")
-    return {title: int(packets) for packets, title in re.findall(r'packets (\d+) .*comment "(.*)"', text)}
-
-
-def counters(stack: Stack) -> dict[str, int]:
-    """Returns the running client's counters, flat."""
-    file = stack.logs / "client.counters.json"
-    file.unlink(missing_ok=True)
-    stack.client.process.send_signal(signal.SIGUSR2)
-    text = wait_until(lambda: file.exists() and file.read_text(), timeout=5)
-    return dict(flatten("", json.loads(text)))
-
-
-def flatten(prefix: str, value: Any) -> list[tuple[str, int]]:
-    if isinstance(value, dict):
-        return [pair for key, part in value.items() for pair in flatten(f"{prefix}.{key}".strip("."), part)]
-    return [(prefix, value)] if isinstance(value, int) else []
-
-
-def restart(stack: Stack, name: str) -> None:
-    since = getattr(stack, name).log.stat().st_size
-    program = getattr(stack, name).restart()
-    program.wait_for("tunnel configured", since=since)
-    setattr(stack, name, program)
 
 
 def main() -> None:

@@ -119,7 +119,6 @@ def talk(host: str, port: str, source_port: str = "0") -> None:
         say({"peer": sock.getpeername()[0]})
         for line in sys.stdin:
             try:
-                sock.settimeout(WAIT_S * 2)
                 stream.write(line)
                 if line.startswith("upload "):
                     stream.write("x" * int(line.split()[1]))

@@ -12,6 +12,7 @@ import pytest
 
 from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_ADDRESS, RESOURCE_ADDRESS_V6
 from tests.harness import traffic_world as world
+from tests.harness.traffic_gateways import SECOND_GATEWAY
 from tests.harness.traffic_lab import run
 
 pytestmark = pytest.mark.root
@@ -65,6 +66,12 @@ def test_a_name_server_behind_the_gateway_is_asked_over_udp_and_tcp(lab: dict[st
     found = chapter(lab, "basics")["questions"]
     assert len(found) == 4
     assert set(found.values()) == {RESOURCE_ADDRESS}  # Not a proxy IP: the question went past the stub resolver.
+
+
+def test_a_gateway_answers_questions_on_its_tunnel_addresses(lab: dict[str, Any]) -> None:
+    found = chapter(lab, "basics")["site questions"]
+    assert len(found) == 4  # Two addresses, datagrams and one connection for three questions.
+    assert all(answers == ['"spoken in the site"'] * 3 for answers in found.values()), found
 
 
 def test_echo_requests_are_answered_by_names_addresses_and_the_gateway(lab: dict[str, Any]) -> None:
@@ -137,6 +144,12 @@ def test_connections_last(lab: dict[str, Any], title: str) -> None:
     assert found[title] == [answer, answer, True]  # By address, by name, and a datagram socket with its port outside.
 
 
+def test_a_policy_that_is_not_renewed_in_time_ends_its_connection(lab: dict[str, Any]) -> None:
+    before, after = chapter(lab, "lasting")["not renewed"]  # The others' policies were renewed, and theirs last.
+    assert before == f"{RESOURCE_ADDRESS} 10.20.0.1 x"
+    assert after == "timeout"
+
+
 def test_new_connections_follow_a_name_that_moves(lab: dict[str, Any]) -> None:
     found = chapter(lab, "lasting")
     assert found["moved"] is True
@@ -186,6 +199,36 @@ def test_a_grant_that_is_revoked_stops_its_transfer_within_a_second(lab: dict[st
     assert found[resource]["bytes"] > 100_000
     assert found[resource]["after"] < AT_ONCE_S
     assert found["kept"].endswith(" y")  # Another resource of the same gateway.
+
+
+def test_a_grant_that_comes_back_works_again(lab: dict[str, Any]) -> None:
+    assert chapter(lab, "revoked")["granted again"] is True
+
+
+# gateways that end
+
+
+def test_another_gateway_takes_over_at_once_behind_a_goodbye(lab: dict[str, Any]) -> None:
+    found = chapter(lab, "failover")
+    assert found["at first"] == f"{RESOURCE_ADDRESS} 10.20.0.1 x"
+    for title in ("after the goodbye", "by name"):
+        answer, seconds = found[title]
+        assert answer == f"{RESOURCE_ADDRESS} {SECOND_GATEWAY} x"
+        assert seconds < 3
+
+
+def test_another_gateway_takes_over_soon_behind_a_kill(lab: dict[str, Any]) -> None:
+    answer, seconds = chapter(lab, "failover")["after the kill"]
+    assert answer == f"{RESOURCE_ADDRESS} 10.20.0.1 x"
+    assert seconds < 20
+
+
+def test_when_the_last_gateway_leaves_its_resources_are_unreachable_at_once(lab: dict[str, Any]) -> None:
+    found = chapter(lab, "failover")
+    assert errors(found["none is left"]) == ["ENETUNREACH"] * 2
+    answer, seconds = found["one again"]
+    assert answer == f"{RESOURCE_ADDRESS} 10.20.0.1 x"
+    assert seconds < 3
 
 
 # Internet
