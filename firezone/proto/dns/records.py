@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PER_FAMILY = 4
 """Addresses of a name in each family."""
 MAX_NAMES = 1 << 17
-"""Names remembered: about 35 MiB. The name not in use that was not asked for longest gives way, and its addresses are another's only
+"""Names remembered: about 35 MiB. The one not in use that was not asked for longest gives way; its addresses are another's only
 when all others have been given out once."""
 
 MAX_IN_USE = 1 << 15
