@@ -91,6 +91,9 @@ class PortalServer:
         self._next_number = 0
         self._control = ControlSocket(options.state, self._administer)
         self._wake = asyncio.Event()
+        self._reading = asyncio.Lock()
+        """Held while the policy is read: the newest is what is in force in the end."""
+        self._reloads: set[asyncio.Task[bool]] = set()
         self._server: Server | None = None
 
     @property
@@ -126,28 +129,37 @@ class PortalServer:
     async def stop(self) -> None:
         """Closes every connection and the state."""
         self._control.stop()
+        for task in self._reloads:
+            task.cancel()
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._server.wait_closed(), 2.0)
         self._store.close()
 
-    def reload(self) -> bool:
-        """Reads the policy again. A wrong one is named in the log, and the old one stays."""
-        try:
-            book = self._policy.load()
-        except ConfigError as error:
-            _log.error("the new policy is wrong; the old one stays in force", error=str(error))
-            return False
+    async def reload(self) -> bool:
+        """Reads the policy again, aside: a large one takes seconds. A wrong one is named in the log, and the old one stays."""
+        async with self._reading:
+            try:
+                book = await asyncio.to_thread(self._policy.load)
+            except ConfigError as error:
+                _log.error("the new policy is wrong; the old one stays in force", error=str(error))
+                return False
         self._service.handle_policy(book, self._clock(), self._wall_clock())
         self._carry_out()
         _log.info("policy reloaded", resources=len(book.resources), policies=len(book.policies))
         return True
 
-    def _administer(self, request: dict[str, Any]) -> Answer:
+    def reload_soon(self) -> None:
+        """The same because of a signal."""
+        task = asyncio.get_running_loop().create_task(self.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _administer(self, request: dict[str, Any]) -> Answer:
         """Does what an administrator asks for at the control socket."""
         if request.get("command") == "reload":
-            return {"is_taken": self.reload()}
+            return {"is_taken": await self.reload()}
         answer = administer(self._service, request, self._clock(), self._wall_clock())
         self._carry_out()
         return answer
@@ -168,7 +180,7 @@ class PortalServer:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             if self._policy.has_changed():
-                self.reload()
+                await self.reload()
 
     async def _judge(self, websocket: ServerConnection, request: Request) -> Response | None:
         """Answers the upgrade: None lets it happen."""

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ Answer = dict[str, Any]
 class ControlSocket:
     """Answers requests about devices and the policy while a portal runs."""
 
-    def __init__(self, state: Path, answer: Callable[[dict[str, Any]], Answer]) -> None:
+    def __init__(self, state: Path, answer: Callable[[dict[str, Any]], Awaitable[Answer]]) -> None:
         """`state` is the portal's file, which it holds already: no other portal has the socket beside it."""
         self._path = socket_path(state)
         self._answer = answer
@@ -70,7 +70,7 @@ class ControlSocket:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 request = json.loads(await reader.readline())
-                answer = self._answer(request if isinstance(request, dict) else {})
+                answer = await self._answer(request if isinstance(request, dict) else {})
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except (OSError, TimeoutError, ValueError):

@@ -225,7 +225,7 @@ def _run(options: PortalOptions) -> None:
         gc.collect()
         gc.freeze()
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, server.reload)
+        loop.add_signal_handler(signal.SIGHUP, server.reload_soon)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
         try:

@@ -73,34 +73,38 @@ class PendingFlows:
     def __init__(self, rng: Rng) -> None:
         self._rng = rng
         self._pending: dict[str, Pending] = {}
+        self._of_client: dict[int, dict[str, None]] = {}
+        """References of each client's connection, the oldest first."""
 
     def make_ref(self) -> str:
         """Returns a reference: unguessable, so that no gateway can answer for another."""
         return base64.urlsafe_b64encode(self._rng.bytes(24)).decode()
 
     def add(self, ref: str, pending: Pending) -> None:
-        of_client = [ref for ref, other in self._pending.items() if other.client_connection == pending.client_connection]
+        """Remembers a flow; the client's oldest gives way when there are too many of it."""
+        of_client = self._of_client.setdefault(pending.client_connection, {})
         if len(of_client) >= MAX_PENDING:
-            del self._pending[of_client[0]]
+            self._remove(next(iter(of_client)))
         self._pending[ref] = pending
+        self._of_client.setdefault(pending.client_connection, {})[ref] = None
 
     def take(self, ref: str, gateway_connection: int) -> Pending | None:
         """Returns and forgets what `ref` stands for, if it was asked over this connection."""
         pending = self._pending.get(ref)
         if pending is None or pending.gateway_connection != gateway_connection:
             return None
-        return self._pending.pop(ref)
+        return self._remove(ref)
 
     def forget(self, connection: int) -> list[Pending]:
         """Forgets the flows of a connection that is gone. Returns those that waited for it as their gateway."""
         gone = {ref: p for ref, p in self._pending.items() if connection in (p.client_connection, p.gateway_connection)}
         for ref in gone:
-            del self._pending[ref]
+            self._remove(ref)
         return [pending for pending in gone.values() if pending.gateway_connection == connection]
 
     def take_due(self, now: Instant) -> list[Pending]:
         due = [ref for ref, pending in self._pending.items() if now >= pending.until]
-        return [self._pending.pop(ref) for ref in due]
+        return [self._remove(ref) for ref in due]
 
     def retry(self, gateway_connection: int, at: Instant) -> None:
         """Lets a gateway be told again of all it has not answered."""
@@ -114,6 +118,14 @@ class PendingFlows:
         for ref, pending in due.items():
             self._pending[ref] = dataclasses.replace(pending, retry_at=None)
         return list(due.values())
+
+    def _remove(self, ref: str) -> Pending:
+        pending = self._pending.pop(ref)
+        of_client = self._of_client[pending.client_connection]
+        del of_client[ref]
+        if not of_client:
+            del self._of_client[pending.client_connection]
+        return pending
 
     def next_deadline(self) -> Instant | None:
         return min((at for pending in self._pending.values() for at in pending.deadlines), default=None)
