@@ -67,6 +67,6 @@ async def test_a_large_policy_is_read_aside_and_the_newest_is_in_force(options: 
         go_on.set()
         assert await first
         assert await second
-        assert server._service._book.slug == "second"
+        assert server._service._book.account.slug == "second"
     finally:
         await server.stop()
