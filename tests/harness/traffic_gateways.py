@@ -46,7 +46,7 @@ def timed(stack: Stack, host: str, timeout: float = 10) -> tuple[str, float]:
 
 
 def start_second(stack: Stack) -> tuple[Namespace, Program]:
-    """Puts another gateway between the public segment and the resource. Raises ConfigError."""
+    """Puts another gateway, on a host without IPv6, between the public segment and the resource. Raises ConfigError."""
     public, resource = stack.topology.public, stack.topology.resource
     host = Namespace.create("gateway-2", name_server=RESOURCE_ADDRESS)
     public.run_lines(f"""
@@ -56,19 +56,16 @@ def start_second(stack: Stack) -> tuple[Namespace, Program]:
     resource.run_lines(f"""
         ip link add second type veth peer name site netns {host.holder.pid}
         ip addr add 10.24.0.1/24 dev second
-        ip addr add fd20:24::1/64 dev second nodad
         ip link set second up
     """)
+    for where in ("all", "default"):
+        host.switch_on(f"net/ipv6/conf/{where}/disable_ipv6")
     host.run_lines(f"""
         ip addr add 198.51.100.6/24 dev eth0
-        ip addr add 2001:db8:51::6/64 dev eth0 nodad
         ip link set eth0 up
         ip addr add {SECOND_GATEWAY}/24 dev site
-        ip addr add fd20:24::2/64 dev site nodad
         ip link set site up
         ip route add 10.20.0.0/24 via 10.24.0.1
-        ip -6 route add fd20:20::/64 via fd20:24::1
-        ip -6 route add 2001:db8:50::/64 via 2001:db8:51::2
     """)
     _, command, environment = stack.gateway.started_with
     own = {"FIREZONE_ID": "lab-gateway-2", "FIREZONE_NAME": "lab gateway 2", "LOG_DIR": str(stack.logs / "second"),

@@ -38,6 +38,7 @@ from tests.harness.traffic_tools import (
     echoes,
     fits,
     gateways,
+    matched,
     once,
     probe,
     restart,
@@ -60,6 +61,22 @@ table inet watch {
     oifname "eth0" meta nfproto ipv4 meta mark 0xfd002021 udp dport 52625 counter comment "v4 datagrams outside"
     oifname "eth0" meta nfproto ipv6 meta mark 0xfd002021 udp dport 52625 counter comment "v6 datagrams outside"
     oifname "eth0" tcp dport 8081 counter comment "portal outside"
+  }
+}
+"""
+_ROUGH = """
+table ip rough {{
+  chain forward {{
+    type filter hook forward priority 0;
+    udp dport 1-65535 {what}
+  }}
+}}
+"""
+_MARKED = """
+table inet marked {
+  chain input {
+    type filter hook input priority 0;
+    meta l4proto tcp ip ecn ce counter
   }
 }
 """
@@ -270,6 +287,29 @@ def refusals(stack: Stack) -> dict[str, Any]:
     return found
 
 
+def rough(stack: Stack) -> dict[str, Any]:
+    """Transfers while the network loses packets, and while it marks them instead."""
+    client, resource, router = stack.topology.client, stack.topology.resource, stack.topology.router
+    for host in (client, stack.topology.gateway):
+        host.run("ip", "link", "set", "eth0", "gso_max_segs", "1")  # Every packet meets its own fate.
+    router.load_nft(_ROUGH.format(what="numgen inc mod 20 == 0 counter drop"))
+    found: dict[str, Any] = {"lossy": probe(client, "transfer", addresses(stack, world.TWO)[0], str(PORT), "5000000")}
+    found["lost"] = matched(router, "ip", "rough")
+    router.run("nft", "delete", "table", "ip", "rough")
+    client.switch_on("net/ipv4/tcp_ecn")
+    router.load_nft(_ROUGH.format(what="ip ecn ect0 numgen inc mod 20 == 0 counter ip ecn set ce"))
+    for host in (client, resource):
+        host.load_nft(_MARKED)
+    found["marking"] = probe(client, "transfer", addresses(stack, world.TWO)[0], str(PORT), "2000000")
+    router.run("nft", "delete", "table", "ip", "rough")
+    for name, host in (("client", client), ("resource", resource)):
+        found[f"marked at the {name}"] = matched(host, "inet", "marked")
+        found[f"bad at the {name}"] = host.run("nstat", "-asz", "TcpInCsumErrors").split()[-2]
+    for host in (client, stack.topology.gateway):
+        host.run("ip", "link", "set", "eth0", "gso_max_segs", "65535")
+    return found
+
+
 def revoked(stack: Stack) -> dict[str, Any]:
     """A grant that ends takes its running transfers along, and nobody else's."""
     kept = Talk(stack.topology.client, "talk", world.FAR)
@@ -321,8 +361,8 @@ def internet_by_v6(stack: Stack) -> dict[str, Any]:
 
 
 CHAPTERS: tuple[Callable[[Stack], dict[str, Any]], ...] = (
-    internet, internet_off, basics, traces, path_mtu, lasting, names, refusals, revoked, internet_by_v6,
-    traffic_gateways.failover,
+    internet, internet_off, basics, traces, path_mtu, lasting, names, rough, refusals, revoked,
+    traffic_gateways.failover, internet_by_v6,
 )  # fmt: skip
 
 

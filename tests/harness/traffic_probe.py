@@ -6,6 +6,7 @@ Sockets are the kernel's own, and errors are those that the kernel hands to a pr
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import select
@@ -14,6 +15,8 @@ import struct
 import sys
 import time
 from typing import Any
+
+from tests.harness.traffic_servers import pattern
 
 IP_RECVERR, IPV6_RECVERR, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, PMTUDISC_DO, PMTUDISC_PROBE = 11, 25, 10, 23, 2, 3
 WAIT_S = 3.0
@@ -63,6 +66,19 @@ def ask(host: str, port: str, line: str) -> str:
             return stream.readline().strip()
     except OSError as error:
         return name_of(error)
+
+
+def transfer(host: str, port: str, size: str) -> dict[str, Any]:
+    """Sends as many bytes as it then receives; tells whether both arrived whole, and how long that took."""
+    data = pattern(int(size))
+    start = time.monotonic()
+    with connected(socket.SOCK_STREAM, host, int(port)) as sock, sock.makefile("rb") as stream:
+        sock.settimeout(30)
+        sock.sendall(f"upload {size}\n".encode() + data)
+        sent = stream.readline().split()[-1].decode() == hashlib.sha256(data).hexdigest()
+        sock.sendall(f"download {size}\n".encode())
+        received = stream.read(len(data)) == data
+    return {"sent": sent, "received": received, "after": time.monotonic() - start}
 
 
 def error_of(host: str, port: str, size: str) -> dict[str, Any] | None:
@@ -224,8 +240,8 @@ def say(value: Any) -> None:
 
 
 PROBES = {
-    "datagrams": datagrams, "attempt": attempt, "ask": ask, "error": error_of, "large": answer_large, "trace": trace, "talk": talk,
-    "exchange": exchange,
+    "datagrams": datagrams, "attempt": attempt, "ask": ask, "transfer": transfer, "error": error_of, "large": answer_large,
+    "trace": trace, "talk": talk, "exchange": exchange,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -103,6 +103,11 @@ def watched(stack: Stack) -> dict[str, int]:
     return {title: int(packets) for packets, title in re.findall(r'packets (\d+) .*comment "(.*)"', text)}
 
 
+def matched(host: Namespace, family: str, table: str) -> int:
+    """Returns how many packets the counter of a table has seen."""
+    return int(re.findall(r"packets (\d+)", host.run("nft", "list", "table", family, table))[0])
+
+
 def counters(stack: Stack) -> dict[str, int]:
     """Returns the running client's counters, flat."""
     file = stack.logs / "client.counters.json"

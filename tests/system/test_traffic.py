@@ -1,10 +1,11 @@
-"""Real traffic through portal, gateway and client: issue 5's list, and the rows of `gateway` 18 and `client` 17 that need packets.
+"""Real traffic through portal, gateway and client: the rows of `gateway` 18 and `client` 17 that need packets, and more.
 
 One lab for all of it: client ── router ── gateway ── resource (a router, too) ── far; see `tests.harness.traffic_world`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -36,6 +37,11 @@ def errors(attempts: list[dict[str, Any]]) -> list[str]:
     """Returns what the programs were told, if they were told at once."""
     assert all(attempt["after"] < AT_ONCE_S for attempt in attempts), attempts
     return [attempt["error"] for attempt in attempts]
+
+
+def digest(size: int) -> str:
+    """Returns what a server says of an upload."""
+    return hashlib.sha256(b"x" * size).hexdigest()
 
 
 def test_nobody_complains(lab: dict[str, Any]) -> None:
@@ -124,8 +130,8 @@ def test_a_narrow_link_of_the_gateway_is_reported_to_the_program(lab: dict[str, 
 
 def test_transfers_find_the_size_that_fits(lab: dict[str, Any]) -> None:
     found = chapter(lab, "path_mtu")["uploads"]
-    assert found["far"] == f"{world.FAR_ADDRESS} 10.20.0.1 upload 300000"
-    assert found["narrow"] == f"{world.NARROW_ADDRESS} 10.23.0.1 upload 300000"
+    assert found["far"] == f"{world.FAR_ADDRESS} 10.20.0.1 {digest(300_000)}"
+    assert found["narrow"] == f"{world.NARROW_ADDRESS} 10.23.0.1 {digest(300_000)}"
 
 
 def test_fragments_are_dropped_and_counted(lab: dict[str, Any]) -> None:
@@ -161,7 +167,7 @@ def test_two_names_of_one_address_and_one_source_port_do_not_meet(lab: dict[str,
     found = chapter(lab, "names")
     assert len(set(found["peers"])) == 2
     assert [found["one"], found["two"]] == [f"{RESOURCE_ADDRESS} 10.20.0.1 {number}" for number in (1, 2)]
-    assert found["again"] == [f"{RESOURCE_ADDRESS} 10.20.0.1 {line}" for line in ("upload 100000", "upload 100000", "1")]
+    assert found["again"] == [f"{RESOURCE_ADDRESS} 10.20.0.1 {line}" for line in (digest(100_000), digest(100_000), "1")]
 
 
 def test_a_family_that_a_name_lacks_is_unreachable_at_once(lab: dict[str, Any]) -> None:
@@ -176,6 +182,23 @@ def test_a_name_that_vanishes_is_unreachable_and_its_connections_stay(lab: dict[
     assert found["before"] == f"{RESOURCE_ADDRESS} 10.20.0.1 x"
     assert found["vanished"] in ("ENETUNREACH", "EHOSTUNREACH")
     assert found["open one"] == f"{RESOURCE_ADDRESS} 10.20.0.1 y"
+
+
+def test_transfers_arrive_whole_while_one_packet_in_twenty_is_lost(lab: dict[str, Any]) -> None:
+    found = chapter(lab, "rough")
+    assert found["lost"] > 100
+    assert found["lossy"]["sent"] is True
+    assert found["lossy"]["received"] is True
+    assert found["lossy"]["after"] < 25
+
+
+def test_marks_of_congestion_reach_the_programs_kernel_with_right_checksums(lab: dict[str, Any]) -> None:
+    found = chapter(lab, "rough")
+    assert found["marking"]["sent"] is True
+    assert found["marking"]["received"] is True
+    for end in ("client", "resource"):
+        assert found[f"marked at the {end}"] > 5
+        assert found[f"bad at the {end}"] == "0"
 
 
 # what is refused
