@@ -22,8 +22,8 @@ IN_ORDER = (
     "example.com", "bar.example.com", "*.bar.example.com", "foo.example.com", "?.example.com", "*.example.com", "**.example.com",
     "*ample.com", "*.com",
 )  # fmt: skip
-PATTERNS = st.text("ab?*.", min_size=1, max_size=9)
-NAMES = st.text("ab.", min_size=1, max_size=9)
+PATTERNS = st.text("ab?*.", min_size=1, max_size=9).map(lambda text: text.rstrip("."))  # as the resolver hands them on
+NAMES = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).map(".".join)
 A, B, C = ResourceId("a"), ResourceId("b"), ResourceId("c")
 
 
@@ -66,7 +66,7 @@ def test_index_finds_what_a_scan_finds(patterns: list[str], removed: list[str], 
     for pattern in removed:
         index.discard(pattern)
     left = {pattern for pattern in patterns if pattern not in removed and is_pattern(pattern)}
-    wanted = sorted((pattern for pattern in left if pattern == name.removesuffix(".") or matches(pattern, name)), key=specificity)
+    wanted = sorted((pattern for pattern in left if pattern == name or matches(pattern, name)), key=specificity)
     assert index.matching(name) == wanted
 
 
