@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -191,7 +192,7 @@ class WireGuardGo(Contender):
                 {"LOG_LEVEL": "error", "WG_PROCESS_FOREGROUND": "1"},
             )
             self.programs.append(program)
-            _wait_for_link(namespace, device)
+            _wait_for_link(device)
             other = "gateway" if role == "client" else "client"
             with tempfile.NamedTemporaryFile("w") as file:
                 file.write(keys[role])
@@ -216,18 +217,16 @@ def prepare(topology: Topology) -> None:
     topology.resource.run("ip", "route", "add", "default", "via", "10.20.0.1")
 
 
-def _wait_for_link(namespace: Namespace, device: str) -> None:
+def _wait_for_link(device: str) -> None:
+    """Waits until a device can be configured. `wg` must not be what asks: it deletes a socket that is bound and not yet listening."""
     from firezone.base.errors import ConfigError
     from firezone.lab.programs import wait_until
 
-    def is_there() -> bool:
-        try:
-            namespace.run("wg", "show", device)
-        except ConfigError:
-            return False
-        return True
+    def listens() -> bool:
+        with socket.socket(socket.AF_UNIX) as control:
+            return control.connect_ex(f"/var/run/wireguard/{device}.sock") == 0
 
-    if wait_until(is_there, timeout=10) is None:
+    if wait_until(listens, timeout=10) is None:
         raise ConfigError("wireguard-go did not make its interface.")
 
 

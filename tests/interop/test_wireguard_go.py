@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -191,7 +192,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         env = {**os.environ, "WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}
         options = ["--disable-drop-privileges"] if "boringtun" in program.name else []
         theirs.spawn(str(program), "-f", *options, link, env=env, stdout=subprocess.DEVNULL)
-        wait_until(lambda: theirs.run("wg", "show", link, check=False).returncode == 0, "wireguard-go", 10.0)
+        wait_until(lambda: _listens(link), "wireguard-go", 10.0)
         yield Bench(theirs, ours, link, rng.bytes(32).hex(), rng.bytes(32).hex(), outer == "outer-v6", DRIVERS[driver])
 
 
@@ -317,6 +318,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
         time.sleep(0.02)
+
+
+def _listens(link: str) -> bool:
+    """Returns whether a device can be configured. `wg` must not be what asks: it deletes a socket that is bound and not yet listening."""
+    with socket.socket(socket.AF_UNIX) as control:
+        return control.connect_ex(f"/var/run/wireguard/{link}.sock") == 0
 
 
 def _public(private: str) -> bytes:
