@@ -218,7 +218,7 @@ def prepare(topology: Topology) -> None:
 
 
 def _wait_for_link(device: str) -> None:
-    """Waits until a device can be configured. `wg` must not be what asks: it deletes a socket that is bound and not yet listening."""
+    """Waits until a device can be configured. Not by `wg`, which deletes a socket that is bound and not yet listening."""
     from firezone.base.errors import ConfigError
     from firezone.lab.programs import wait_until
 

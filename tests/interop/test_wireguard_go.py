@@ -321,7 +321,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
 
 
 def _listens(link: str) -> bool:
-    """Returns whether a device can be configured. `wg` must not be what asks: it deletes a socket that is bound and not yet listening."""
+    """Tells whether a device can be configured. Not asked by `wg`, which deletes a socket that is bound and not yet listening."""
     with socket.socket(socket.AF_UNIX) as control:
         return control.connect_ex(f"/var/run/wireguard/{link}.sock") == 0
 
