@@ -201,10 +201,9 @@ def _config(
     portal: RelayPortal | None, allocations_per_address: int, rng_seed: int | None, health: tuple[str, int],
     control: tuple[str, int], metrics: str | None,
 ) -> RelayProgramConfig:  # fmt: skip
-    """Joins the options. Raises UsageError when they do not fit each other, ConfigError without a public address."""
+    """Joins the options. Raises UsageError when they do not fit each other, ConfigError when one of them cannot be had here."""
     from ipaddress import ip_address
 
-    from firezone.base.errors import ConfigError
     from firezone.base.log import conceal
     from firezone.base.rng import SeededRng
     from firezone.io.entropy import SystemRng
@@ -216,7 +215,7 @@ def _config(
 
     public = [None if address is None else ip_address(address).packed for address in addresses[:2]]
     if public == [None, None]:
-        raise ConfigError("A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.")
+        raise click.UsageError("A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.")
     listen_port, lowest, highest = ports
     if lowest > highest:
         raise click.UsageError(f"The lowest port {lowest} is above the highest, {highest}.")
@@ -258,6 +257,8 @@ def _print_credentials(secret: SecretText | None, valid_for: int) -> None:
     from firezone.io.entropy import SystemRng
     from firezone.proto.relay.auth import Username
 
+    if valid_for < SECOND:
+        raise click.UsageError("--credentials asks for a user who has expired already. Write for example 1d.")
     if secret is None:
         raise click.UsageError("--credentials needs the secret of the relay: --secret or $FIREZONE_RELAY_SECRET.")
     expiry = (time.time_ns() + valid_for) // SECOND

@@ -128,8 +128,8 @@ def add_relay(cell: Cell) -> Injected:
 def restart_other_relay(cell: Cell) -> Injected:
     """Restarts the relay that the path does not take, though both sides have allocations there.
 
-    The two ends may take a relay each, since they rank pairs differently; then none is idle, and the client starts over until
-    one is.
+    News of two nominations may overtake each other, and the two ends then take a relay each for a while: none is idle, and the
+    client starts over until one is.
     """
     for _ in range(_MAX_RESETS):
         in_use = _relays_in_use(cell)

@@ -86,8 +86,10 @@ def test_the_check_says_what_would_run() -> None:
 @pytest.mark.parametrize("program", [["--check"], []])
 def test_without_a_public_address_it_does_not_start(program: list[str]) -> None:
     result = run(*program, FIREZONE_RELAY_SECRET=SECRET)
-    assert result.exit_code == 1
-    assert result.stderr == ("A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.\n")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        "Error: A relay needs to know its public address: give --public-ip4-addr, --public-ip6-addr or both.\n"
+    )
 
 
 def test_an_empty_address_is_none(seen: list[Any]) -> None:
@@ -281,8 +283,9 @@ def test_credentials_are_printed_for_a_secret() -> None:
     assert run("--credentials", "1d").exit_code == 2
 
 
-def test_credentials_no_relay_would_take_are_not_printed() -> None:
-    result = run("--credentials", "99999999999999999999d", FIREZONE_RELAY_SECRET=SECRET)
+@pytest.mark.parametrize(("duration", "complaint"), [("99999999999999999999d", "beyond"), ("0s", "expired already")])
+def test_credentials_no_relay_would_take_are_not_printed(duration: str, complaint: str) -> None:
+    result = run("--credentials", duration, FIREZONE_RELAY_SECRET=SECRET)
     assert result.exit_code == 2
-    assert "beyond" in result.output
+    assert complaint in result.output
     assert "username " not in result.output
