@@ -1,225 +1,179 @@
-"""`./dev perf`: this tunnel beside no tunnel and every wireguard-go there is, interleaved, several rounds, medians with spread."""
+"""`./dev perf`: this tunnel beside no tunnel and every user-space WireGuard there is, in turns, medians with spread."""
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import platform
 import shutil
-import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from firezone.base.errors import FirezoneError
 from firezone.cli.types import OutputFile, Seconds
 from firezone.lab import namespaces
-from perf.measure import FIGURES, Result, measure
+from perf import figures, picture, results, tunnels
+from perf.goals import judge
+from perf.regressions import compare
 
-RESULTS = Path(__file__).parent / "results"
-OURS = "this tunnel"
+if TYPE_CHECKING:
+    from perf.results import Result, Run
+    from perf.tunnels import Tunnel
+
+QUICK_SECONDS = 1.0
+EPILOG = """
+\b
+Examples:
+  ./dev perf --quick                          one short round of everything: does it run here?
+  ./dev perf --rows tcp --only newest         throughput and CPU beside the newest wireguard-go
+  ./dev perf --rounds 5 --json base.json      figures to compare with later ...
+  ./dev perf --rounds 5 --against base.json   ... which is done here; exit status 1 when something is worse
+  ./dev perf --limit prototype.json           draws ceilings measured elsewhere, and judges against them:
+                                              {"name": "prototype", "figures": {"up_gbps": 12.3}}
+  ./dev perf --list                           the contenders and the rows of this machine
+\b
+Contenders: veth without a tunnel (the limit that every picture has), this tunnel direct, over our relay and over coturn,
+wireguard-go as Debian has it and as released in May 2025 (built once through the Go module proxy where Go is present),
+boringtun-cli where found, and the programs that $WIREGUARD_GO names, separated by colons; all over the same networks.
+\b
+Further commands, each with its --help: ./dev perf relay, policy, dns.
+"""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class File(click.Path):
+    """A file that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Rounds; contenders take turns in each.")
-@click.option("--seconds", type=Seconds(1, 300), default=4.0, show_default=True, help="Length of each transfer.")
 @click.option(
-    "--json",
-    "json_file",
-    type=OutputFile(),
-    help="Where to write the figures. [default: perf/results/]",
+    "--seconds", type=Seconds(0.5, 300), default=4.0, show_default=True, help="Length of a TCP transfer; others take a share of it."
 )
-@click.option("--only", default="", metavar="TEXT", help="Run contenders with this in their names, and this tunnel.")
+@click.option("--quick", is_flag=True, help="One round of transfers of a second: to see that it runs, not to compare.")
+@click.option("--only", multiple=True, metavar="WORD", help="Contenders with this in their names, and this tunnel. Repeatable.")
+@click.option("--rows", multiple=True, metavar="WORD", help="Groups of rows, or rows with this in their names. Repeatable.")
+@click.option("--list", "is_list", is_flag=True, help="Say which contenders and rows there are, and measure nothing.")
+@click.option("--json", "json_file", type=OutputFile(), help="Where to write the figures. [default: perf/results/]")
+@click.option("--png", "png_file", type=OutputFile(), help="Where to draw the picture. [default: beside the figures]")
+@click.option("--limit", "limits", multiple=True, type=File(), help="Ceilings to draw and to judge against. Repeatable.")
+@click.option("--against", type=File(), help="Figures of an earlier run: tell what is worse by more than both runs scatter.")
 @click.option("--no-newest", is_flag=True, help="Do not build the newest wireguard-go from its Go module.")
-def main(rounds: int, seconds: float, json_file: Path | None, only: str, no_newest: bool) -> None:
-    """Compares tunnels on this machine: TCP both ways, round trips, CPU per gigabyte, datagrams per send.
+def main(
+    rounds: int, seconds: float, quick: bool, only: tuple[str, ...], rows: tuple[str, ...], is_list: bool, json_file: Path | None,
+    png_file: Path | None, limits: tuple[Path, ...], against: Path | None, no_newest: bool,
+) -> None:  # fmt: skip
+    """Compares tunnels on this machine, over one topology with an inner MTU of 1280: throughput of TCP and UDP, round trips idle
+    and under load, small packets, what it costs in CPU, system calls, context switches and memory, and new connections.
 
-    $WIREGUARD_GO may name further wireguard-go binaries, separated by colons. Ratios count; absolute figures differ from machine
-    to machine and from hour to hour.
+    Ratios count; absolute figures differ from machine to machine and from hour to hour. What each row means is in
+    docs/performance.md.
     """
     namespaces.complete_path()
-    binaries = _binaries(no_newest)
+    ceilings = [_read(results.read_limit, path, "--limit") for path in limits]
+    before = _read(results.read, against, "--against") if against else None
+    if png_file and not picture.can_draw():
+        raise click.UsageError(picture.MISSING)
+    groups = _choose_groups(rows)
     if namespaces.INSIDE not in os.environ:
-        if (missing := namespaces.what_is_missing()) is not None:
-            raise click.ClickException(missing)
-        _enter(
-            [
-                "--rounds",
-                str(rounds),
-                "--seconds",
-                str(seconds),
-                "--only",
-                only,
-                "--no-newest",
-                *(["--json", str(json_file)] if json_file else []),
-            ],
-            binaries,
-        )
+        found = _find(only, is_newest_built=not no_newest)
+        _list(found, groups) if is_list else _enter(found)
+        return
+    run, failures = _measure(groups, 1 if quick else rounds, min(seconds, QUICK_SECONDS) if quick else seconds)
+    _store(run, ceilings, json_file or results.default_path(), png_file)
+    is_worse = _tell(run, ceilings, before)
+    for failure in failures:
+        click.echo(f"not measured: {failure}", err=True)
+    sys.exit(1 if failures or is_worse else 0)
+
+
+def _choose_groups(rows: tuple[str, ...]) -> list[str]:
+    try:
+        return figures.choose(rows)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--rows") from error
+
+
+def _read(reader: Any, path: Path, option: str) -> Any:
+    try:
+        return reader(path)
+    except (ValueError, OSError) as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
+
+
+def _find(only: tuple[str, ...], *, is_newest_built: bool) -> list[Tunnel]:
+    try:
+        return tunnels.choose(tunnels.find(lambda line: click.echo(line, err=True), is_newest_built=is_newest_built), only)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--only") from error
+
+
+def _list(found: list[Tunnel], groups: list[str]) -> None:
+    for tunnel in found:
+        click.echo(f"{tunnel.name}: {tunnel.version} {tunnel.binary}".rstrip())
+    for group in groups:
+        click.echo(f"\n{group}: {figures.GROUPS[group]}")
+        for figure in figures.FIGURES:
+            if figure.group == group:
+                click.echo(f"  {figure.key:22} {figure.title}{figure.unit and f', {figure.unit}'}")
+
+
+def _enter(found: list[Tunnel]) -> NoReturn:
+    """Runs this command once more, inside namespaces that nothing outlives."""
+    if (missing := namespaces.what_is_missing()) is not None:
+        raise click.ClickException(missing)
+    namespaces.enter(sys.argv[1:], "perf", tunnels.hand_over(found), Path(tempfile.mkdtemp(prefix="firezone-perf-")))
+
+
+def _measure(groups: list[str], rounds: int, seconds: float) -> tuple[Run, list[str]]:
+    """Returns the run, and what could not be measured."""
+    from perf.relay.build import BuildFailed, build
+
     namespaces.end_without_lifeline()
-    _hide_run()
-    try:
-        results = _run(rounds, seconds, binaries, only)
-    except FirezoneError as error:
-        raise click.ClickException(str(error)) from error
-    _print(results)
-    _store(results, json_file, rounds, seconds)
-
-
-def _run(rounds: int, seconds: float, binaries: dict[str, str], only: str) -> list[Result]:
-    from firezone.lab.measure import start_iperf
-    from firezone.lab.programs import Program, python
-    from firezone.lab.stack import PORTAL_PORT, write_policy
-    from firezone.lab.topology import PORTAL_ADDRESS, RESOURCE_PORT, Topology
-    from perf.contenders import Contender, Firezone, Relayed, RelayedByCoturn, Veth, WireGuardGo, prepare
-
     logs = Path(os.environ[namespaces.SCRATCH])
-    topology = Topology.build()
-    topology.add_relay()
-    prepare(topology)
-    tokens = write_policy(logs, relays=["relay"])
-    bind = f"{PORTAL_ADDRESS}:{PORTAL_PORT}"
-    Program.start(
-        "portal", topology.public, python("firezone.portal", "--config", str(logs / "policy.toml"), "--bind", bind), logs
-    ).wait_for("listening")
-    Program.start("resource", topology.resource, python("firezone.lab.web", str(RESOURCE_PORT)), logs).wait_for("listening")
-    start_iperf(topology.resource, logs)
-    contenders: list[Contender] = [Veth("veth, no tunnel", topology, logs), Firezone(OURS, topology, logs, tokens=tokens)]
-    contenders.append(Relayed(f"{OURS}, relayed", topology, logs, tokens=tokens))
-    if shutil.which("turnserver"):
-        contenders.append(RelayedByCoturn(f"{OURS}, over coturn", topology, logs, tokens=tokens))
-    contenders += [WireGuardGo(name, topology, logs, binary=binary) for name, binary in binaries.items()]
-    chosen = [contender for contender in contenders if only in contender.name or contender.name == OURS]
-    if only and not any(only in contender.name for contender in chosen):
-        shutil.rmtree(logs, ignore_errors=True)
-        raise click.BadParameter(f"{only!r} is in none of: {'; '.join(one.name for one in contenders)}.", param_hint="--only")
-    contenders = chosen
-    results = {contender.name: Result(contender.name) for contender in contenders}
-    for number in range(rounds):
-        for contender in contenders:
-            click.echo(f"· round {number + 1} of {rounds}: {contender.name}", err=True)
-            results[contender.name].rounds.append(measure(contender, seconds))
-    shutil.rmtree(logs, ignore_errors=True)
-    return list(results.values())
-
-
-def _binaries(no_newest: bool) -> dict[str, str]:
-    """Finds the wireguard-go binaries: Debian's, the newest, and those of $WIREGUARD_GO."""
-    found: dict[str, str] = {}
-    if program := shutil.which("wireguard-go"):
-        found["wireguard-go, Debian's"] = program
-    if not no_newest:
-        from tests.interop.programs import BuildFailed, NotAvailable, wireguard
-
-        try:
-            found["wireguard-go, newest"] = str(wireguard("newest"))
-        except (NotAvailable, BuildFailed) as error:
-            click.echo(f"without the newest wireguard-go: {error}", err=True)
-    for path in filter(None, os.environ.get("WIREGUARD_GO", "").split(":")):
-        name, _, binary = path.rpartition("=")
-        found.setdefault(name or f"wireguard-go, {binary}", binary)
-    return found
-
-
-def _enter(arguments: list[str], binaries: dict[str, str]) -> NoReturn:
-    found = ":".join(f"{name}={path}" for name, path in binaries.items())
-    scratch = Path(tempfile.mkdtemp(prefix="firezone-perf-"))
-    namespaces.enter(arguments, "perf", {"WIREGUARD_GO": found}, scratch)
-
-
-def _hide_run() -> None:
-    """Gives this mount namespace a /run of its own: wireguard-go leaves its control socket there when it is killed."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
-
-
-def _print(results: list[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="one topology, inner MTU 1280, single TCP stream; medians ± spread")
-    for column in ("", "up Gbit/s", "down Gbit/s", "resent/GB", "UDP lost %", "RTT p50 ms", "RTT p99 ms", "CPU s/GB", "per send"):
-        table.add_column(column, justify="left" if not column else "right")
-    for result in results:
-        cells = []
-        for figure in FIGURES:
-            median = result.median(figure)
-            cells.append("–" if median is None else f"{median:.2f} ± {result.spread(figure):.2f}")
-        table.add_row(result.name, *cells)
-    console = Console(width=140)
-    console.print(table)
-    for line in _ratios(results):
-        console.print(line)
-
-
-def _ratios(results: list[Result]) -> list[str]:
-    ours = next(result for result in results if result.name == OURS)
-    lines = []
-    for other in results:
-        if other is ours:
-            continue
-        parts = []
-        for figure, word in (("up_gbps", "up"), ("down_gbps", "down"), ("cpu_s_per_gb", "CPU per GB"), ("rtt_p50_ms", "RTT p50")):
-            mine, theirs = ours.median(figure), other.median(figure)
-            if mine is not None and theirs:
-                parts.append(f"{word} {mine / theirs:.2f} times")
-        lines.append(f"{OURS} against {other.name}: " + ", ".join(parts))
-    return lines
-
-
-def _store(results: list[Result], json_file: Path | None, rounds: int, seconds: float) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    path = json_file or RESULTS / f"{now:%Y-%m-%d-%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    value: dict[str, Any] = {
-        "time": now.isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
-        "rounds": rounds,
-        "seconds": seconds,
-        "results": [result.to_json() for result in results],
-    }
-    path.write_text(json.dumps(value, indent=1))
-    click.echo(f"figures: {path}")
-    if (picture := _draw(results, path.with_suffix(".png"))) is not None:
-        click.echo(f"picture: {picture}")
-
-
-def _draw(results: list[Result], path: Path) -> Path | None:
     try:
-        import matplotlib as mpl
-    except ImportError:
-        return None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+        build()
+        from perf.run import Arena, hide_run
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-    names = [result.name for result in results]
-    for axis, keys, title in (
-        (axes[0], ("up_gbps", "down_gbps"), "TCP, Gbit/s"),
-        (axes[1], ("cpu_s_per_gb",), "CPU seconds per GB"),
-    ):
-        height = 0.8 / len(keys)
-        for number, key in enumerate(keys):
-            axis.barh(
-                [place + number * height for place in range(len(names))], [result.median(key) or 0 for result in results], height,
-                label=key.split("_")[0],
-            )  # fmt: skip
-        axis.set_yticks(range(len(names)), names)
-        axis.invert_yaxis()
-        axis.set_title(title)
-        if len(keys) > 1:
-            axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    return path
+        hide_run()
+        arena = Arena.build(tunnels.handed_over(), logs, lambda line: click.echo(line, err=True))
+        run = arena.go(groups, rounds, seconds)
+    except (FirezoneError, BuildFailed) as error:
+        raise click.ClickException(str(error)) from error
+    if not arena.failures:
+        shutil.rmtree(logs, ignore_errors=True)
+    return run, [f"{failure} (logs: {logs})" for failure in arena.failures]
 
 
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def _store(run: Run, ceilings: list[Result], json_file: Path, png_file: Path | None) -> None:
+    results.write(run, json_file)
+    click.echo(f"figures: {json_file}")
+    if picture.can_draw():
+        png_file = png_file or json_file.with_suffix(".png")
+        picture.draw(run, ceilings, png_file)
+        click.echo(f"picture: {png_file}")
+    else:
+        click.echo(f"no picture: {picture.MISSING}", err=True)
+
+
+def _tell(run: Run, ceilings: list[Result], before: Run | None) -> bool:
+    """Prints everything; returns whether something is worse than before."""
+    from perf import report
+
+    report.print_run(run, ceilings)
+    report.print_scores(judge(run, ceilings))
+    if before is None:
+        return False
+    for line in results.differences(before, run):
+        click.echo(f"another machine than then: {line}", err=True)
+    own = [name for name in (tunnels.OURS, tunnels.RELAYED, tunnels.COTURN) if run.of(name)]
+    changes = compare(before, run, own, [tunnels.NEWEST, tunnels.DEBIANS, tunnels.VETH])
+    report.print_changes(changes, before)
+    return any(change.is_regression for change in changes)
 
 
 if __name__ == "__main__":

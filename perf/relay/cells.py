@@ -10,6 +10,7 @@ from firezone.base.net import Endpoint
 from perf.relay import load
 from perf.relay.lanes import FIRST_PEER_PORT, PEER_ADDRESS
 from perf.relay.turn import Allocation, TurnError
+from perf.search import LOSS_FREE, Trial, highest_without_loss
 
 if TYPE_CHECKING:
     import socket
@@ -28,10 +29,8 @@ LAYOUTS = {1: (1, 1, 1), 100: (100, 1, 10), 10_000: (100, 100, 100)}
 _CALL = 32
 """Datagrams or trains of one socket that leave in one call of the generator."""
 WINDOW = {SINGLES: 512, TRAINS: 64 * TRAIN}
-LOSS_FREE = 0.001
 STEADY = 100_000
 """Datagrams per second offered to every relay alike, less than any takes without loss: what a relay costs that is not full."""
-SEARCH_TRIALS, SEARCH_STEP, SEARCH_GAP = 7, 1.2, 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +154,11 @@ def _run(
 
 
 def loss_free(plan: load.Plan, sinks: load.Sinks, guess: float, seconds: float) -> float:
-    """Returns the highest rate of which less than 0.1 % is lost or late, to 5 %: up from a guess, then by halves."""
-    low, high, rate = 0.0, 0.0, guess
-    for _ in range(SEARCH_TRIALS):
+    """Returns the highest rate of which less than 0.1 % is lost or late."""
+
+    def attempt(rate: float) -> Trial:
         done = load.run(plan, sinks, seconds, rate=rate)
         sinks.drain(0.005)
-        offered = done["sent"] / done["elapsed_s"]
-        if done["received"] >= done["sent"] * (1 - LOSS_FREE):
-            low = max(low, offered)
-            if offered < rate * 0.95:
-                break  # the generator gives no more
-        else:
-            high = min(high or rate, rate)
-        if high and low and high / low < SEARCH_GAP:
-            break
-        rate = (low + high) / 2 if low and high else rate * SEARCH_STEP if low else rate * 0.7
-    return low
+        return Trial(done["sent"] / done["elapsed_s"], int(done["sent"]), int(done["received"]))
+
+    return highest_without_loss(attempt, guess)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from firezone.base.secret import SecretText
 from firezone.lab.programs import Program, python
 from firezone.proto.relay.auth import Username
+from perf.processes import cpu_seconds
 from perf.relay.lanes import PUBLIC_ADDRESS, RELAY_ADDRESS, Lanes
 
 if TYPE_CHECKING:
@@ -45,13 +46,7 @@ class Contender:
     def cpu_seconds(self) -> float:
         """User and system time of all threads. What the kernel does for a sender until the datagram is in the relay's socket is the
         sender's, and what it does for the relay until the datagram is in the next socket is the relay's."""
-        try:
-            tasks = [text.read_text() for text in Path(f"/proc/{self.program.process.pid}/task").glob("*/schedstat")]
-        except OSError:
-            tasks = []
-        if not tasks:
-            return self.program.cpu_seconds()  # in hundredths of a second
-        return sum(int(text.split()[0]) for text in tasks) / 1e9
+        return cpu_seconds(self.program.process.pid)
 
     def stop(self) -> None:
         for program in self.programs:

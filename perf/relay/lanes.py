@@ -58,14 +58,14 @@ class Lanes:
     def client_socket(self, port: int) -> socket.socket:
         """Returns a socket of the clients' side, connected to a relay's port."""
         with inside(self.clients):
-            sock = _sink()
+            sock = sink()
         sock.connect((RELAY_ADDRESS, port))
         return sock
 
     def peer_socket(self, port: int) -> socket.socket:
         """Returns a socket of the peers' side, bound to a port."""
         with inside(self.peers):
-            sock = _sink()
+            sock = sink()
         sock.bind((PEER_ADDRESS, port))
         return sock
 
@@ -91,7 +91,7 @@ def _set(descriptor: int) -> None:
         raise ConfigError(f"The namespace cannot be entered: {os.strerror(ctypes.get_errno())}.")
 
 
-def _sink() -> socket.socket:
+def sink() -> socket.socket:
     """Returns a socket that takes trains whole and much at once, where the kernel lets it."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:

@@ -26,8 +26,8 @@ import pytest
 
 from firezone.base.rng import SeededRng
 from firezone.proto.noise.handshake import StaticKeys
+from perf.programs import BuildFailed, NotAvailable, wireguard
 from tests.harness.namespaces import Namespace, configure, connect, stop
-from tests.interop.programs import BuildFailed, NotAvailable, wireguard
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 

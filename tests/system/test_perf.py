@@ -19,28 +19,57 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("wireguard-go") is None or shutil.which("wg") is None, reason="machine lacks wireguard-go"),
 ]
 COMMAND = [sys.executable, "-m", "perf", "--rounds", "1", "--seconds", "1", "--no-newest"]
+VETH, OURS, RELAYED, DEBIANS = "veth, no tunnel", "this tunnel", "this tunnel, relayed", "wireguard-go, Debian's"
+ROWS = ("idle", "tcp", "loaded", "syscalls", "udp", "small", "relay", "connections")
 
 
 def test_comparison_stores_every_figure_of_every_contender(tmp_path: Path) -> None:
     stored = tmp_path / "figures.json"
-    done = subprocess.run([*COMMAND, "--json", str(stored)], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    command = [*COMMAND, *(f"--only={name}" for name in (VETH, RELAYED, DEBIANS)), *(f"--rows={row}" for row in ROWS)]
+    done = subprocess.run([*command, "--json", str(stored)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = {result["name"]: result["median"] for result in json.loads(stored.read_text())["results"]}
-    assert list(results)[:3] == ["veth, no tunnel", "this tunnel", "this tunnel, relayed"]
-    assert "wireguard-go, Debian's" in results
+    value = json.loads(stored.read_text())
+    results = {result["name"]: result["median"] for result in value["results"]}
+    assert list(results) == [VETH, OURS, RELAYED, DEBIANS]
+    assert all(result["version"] for result in value["results"])
+    everywhere = [key for key, figure in value["figures"].items() if figure["group"] in ("idle", "tcp", "loaded", "udp")]
+    of_tunnels = {"cpu_s_per_gb", "cpu_client_s_per_gb", "cpu_gateway_s_per_gb", "switches_per_gb", "client_mib"}
     for name, figures in results.items():
-        assert all(figures[key] > 0 for key in ("up_gbps", "down_gbps", "rtt_p50_ms", "rtt_p99_ms")), name
-    assert all(results[name]["cpu_s_per_gb"] > 0 for name in list(results)[1:])
-    assert results["this tunnel"]["datagrams_per_send"] > 1
+        wanted = set(everywhere) - {"cpu_relay_s_per_gb", "datagrams_per_send"} - (of_tunnels if name == VETH else set())
+        assert wanted <= figures.keys(), name
+        may_be_nothing = {"udp_lost_percent", "resent_percent"}
+        assert all(value > 0 for key, value in figures.items() if key not in may_be_nothing), (name, figures)
+    for name in (OURS, RELAYED, DEBIANS):
+        assert {"small_up_per_cpu", "small_down_per_cpu"} <= results[name].keys()
+    assert {"relay_up_per_cpu", "relay_down_per_cpu", "cpu_relay_s_per_gb"} <= results[RELAYED].keys()
+    assert {"connections_per_cpu", "handshakes_per_cpu"} <= results[OURS].keys()
+    assert "handshakes_per_cpu" in results[DEBIANS]
+    assert results[OURS]["datagrams_per_send"] > 1
     assert "this tunnel against veth" in done.stdout
+    assert "≥ 6 × wireguard-go, Debian's" in done.stdout
     assert stored.with_suffix(".png").exists()
+    _compare_with_better_days(stored)
+
+
+def _compare_with_better_days(stored: Path) -> None:
+    """Compares a new run with the stored one, once as it is and once as if it had been far faster."""
+    before = json.loads(stored.read_text())
+    before["results"] = [result for result in before["results"] if result["name"] == OURS]
+    before["results"][0]["rounds"][0]["rtt_p50_ms"] /= 100
+    stored.write_text(json.dumps(before))
+    command = [*COMMAND, "--only=veth", "--rows=idle", "--json", str(stored.with_name("new.json"))]
+    done = subprocess.run([*command, "--against", str(stored)], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "RTT idle, p50" in done.stdout
+    assert "worse" in done.stdout
 
 
 def test_comparison_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     watch = Watch()
+    command = [*COMMAND, "--only=Debian", "--json", str(tmp_path / "figures.json")]
     with (tmp_path / "output").open("wb") as output:
         perf = subprocess.Popen(
-            [*COMMAND, "--json", str(tmp_path / "figures.json")], cwd=ROOT, env={**watch.environment, "TMPDIR": str(tmp_path)},
+            command, cwd=ROOT, env={**watch.environment, "TMPDIR": str(tmp_path)},
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     while perf.poll() is None and not any("wireguard-go -f" in command for command in watch.processes().values()):

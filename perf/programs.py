@@ -1,4 +1,4 @@
-"""Programs of others that the interoperability tests run: where they are, and how the newest wireguard-go is built."""
+"""Programs of others that we compare and test with: where they are, and how the newest wireguard-go is built."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def _newest_wireguard_go() -> Path:
 
 
 def _boringtun() -> Path:
+    if found := shutil.which("boringtun-cli"):
+        return Path(found)
     root = CACHE / "-".join(BORINGTUN)
     program = root / "bin" / "boringtun-cli"
     if program.exists():

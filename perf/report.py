@@ -1,0 +1,98 @@
+"""The tables of a comparison: every figure of every contender, what was to be reached, and what has become worse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from perf.figures import FIGURES
+from perf.regressions import Change
+from perf.tunnels import OURS
+
+if TYPE_CHECKING:
+    from perf.figures import Figure
+    from perf.goals import Score
+    from perf.results import Result, Run
+
+_RATIOS = (("up_gbps", "up"), ("down_gbps", "down"), ("cpu_s_per_gb", "CPU per GB"), ("rtt_p50_ms", "RTT p50"))
+_TITLE_WIDTH, _CELL_WIDTH = 48, 22
+
+
+def print_run(run: Run, limits: list[Result]) -> None:
+    """Prints a row for each figure with a column for each contender, then the ratios of the main ones."""
+    results = [*run.results, *limits]
+    title = f"one topology, inner MTU 1280; medians of {run.rounds} rounds in turns ± half of the range"
+    table = Table(title=title)
+    table.add_column("", no_wrap=True)
+    for result in results:
+        table.add_column(result.name, justify="right", max_width=_CELL_WIDTH - 3)
+    for figure in FIGURES:
+        cells = [_cell(result, figure) for result in results]
+        if any(cells):
+            table.add_row(f"{figure.title}{figure.unit and f', {figure.unit}'}", *(cell or "–" for cell in cells))
+    console = _console(len(results))
+    console.print(table)
+    for line in _ratios(run):
+        console.print(line, highlight=False)
+
+
+def print_scores(scores: list[Score]) -> None:
+    """Prints what was to be reached and what was."""
+    if not scores:
+        return
+    table = Table(title="to reach, as medians over the rounds of this run")
+    for name in ("", "wanted", "measured", ""):
+        table.add_column(name, justify="right" if name == "measured" else "left")
+    for score in scores:
+        word = "reached" if score.is_reached else "[red]missed[/red]"
+        table.add_row(score.goal.title, score.goal.wanted, f"{score.value:.2f} ± {score.spread:.2f}", word)
+    _console(4).print(table)
+
+
+def print_changes(changes: list[Change], before: Run) -> None:
+    """Prints what is worse or better than in an earlier run by more than both runs scatter."""
+    console = _console(4)
+    notable = [change for change in changes if change.is_regression or change.is_improvement]
+    console.print(f"against the run of {before.time}: {len(changes)} figures compared, {len(notable)} changed beyond the scatter")
+    if not notable:
+        return
+    table = Table()
+    for name in ("", "figure", "as", "before", "now", "worse by", "may be", ""):
+        table.add_column(name, justify="right" if name in ("before", "now", "worse by", "may be") else "left")
+    for change in notable:
+        unit = f"times {change.against}" if change.against else change.figure.unit
+        word = "[red]worse[/red]" if change.is_regression else "better"
+        numbers = f"{change.before:.3g}", f"{change.now:.3g}", f"{change.worse_by:+.0%}", f"{change.allowance:.0%}"
+        table.add_row(change.contender, change.figure.title, unit, *numbers, word)
+    console.print(table)
+
+
+def _console(columns: int) -> Console:
+    """Returns one that is wide enough, even where the output goes to a file."""
+    return Console(width=_TITLE_WIDTH + _CELL_WIDTH * max(columns, 4))
+
+
+def _cell(result: Result, figure: Figure) -> str:
+    median = result.median(figure.key)
+    if median is None:
+        return ""
+    cell = f"{median:.{figure.places}f}"
+    return cell if len(result.rounds) < 2 else f"{cell} ± {result.spread(figure.key):.{figure.places}f}"
+
+
+def _ratios(run: Run) -> list[str]:
+    ours = run.of(OURS)
+    if ours is None:
+        return []
+    lines = []
+    for other in run.results:
+        parts = []
+        for figure, word in _RATIOS:
+            mine, theirs = ours.median(figure), other.median(figure)
+            if other is not ours and mine is not None and theirs:
+                parts.append(f"{word} {mine / theirs:.2f} times")
+        if parts:
+            lines.append(f"{OURS} against {other.name}: {', '.join(parts)}")
+    return lines
