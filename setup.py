@@ -35,7 +35,7 @@ if SANITIZE:
 MODULES: list[tuple[str, tuple[str, ...]]] = [
     ("firezone.kernels.ring", ()),
     ("firezone.kernels.batch", ()),
-    ("firezone.kernels.aead", ("fz_aead.c", "fz_aead_portable.c", "fz_aead_avx2.c", "fz_cpu.c")),
+    ("firezone.kernels.aead", ("fz_aead.c", "fz_aead_portable.c", "fz_aead_avx2.c", "fz_aead_avx512.c", "fz_cpu.c")),
     ("firezone.kernels.session", ("fz_session.c", "fz_hash.c")),
     ("firezone.io.reader", ("fz_reader.c", "fz_udp.c", "fz_tun.c")),
     ("firezone.io.udp_batch", ("fz_udp.c",)),

@@ -38,5 +38,7 @@ void fz_aead_seal_portable(fz_aead_job *jobs, size_t n);
 size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n);
 void fz_aead_seal_avx2(fz_aead_job *jobs, size_t n);
 size_t fz_aead_open_avx2(fz_aead_job *jobs, size_t n);
+void fz_aead_seal_avx512(fz_aead_job *jobs, size_t n);
+size_t fz_aead_open_avx512(fz_aead_job *jobs, size_t n);
 
 #endif

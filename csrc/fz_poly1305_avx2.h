@@ -14,15 +14,13 @@
 #include <immintrin.h>
 
 #include "fz_poly1305.h"
+#include "fz_wide.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define MAC_LANES 4u
 #define MAC_GROUP 16u /* messages that are sorted and authenticated together */
 #define ALONE 256u    /* bytes from which on one message's blocks are worth spreading over lanes */
 
 typedef __m256i V;
-
-static const uint8_t ZEROS[64] = {0};
 
 typedef struct limbs {
   V l[5];
@@ -182,14 +180,6 @@ static void finish(uint64_t h[5], const uint8_t *pad, uint8_t tag[16]) {
   fz_store_le64(tag + 8, high + fz_load_le64(pad + 8) + (uint64_t)(low >> 64));
 }
 
-/* One packet to authenticate. */
-typedef struct message {
-  const uint8_t *text;
-  const uint8_t *key; /* 32 bytes of one-time key */
-  uint8_t *tag;       /* where the computed tag goes */
-  uint32_t length;
-} message;
-
 /* The tags of four messages, the longest first. */
 static void authenticate4(const message m[4]) {
   uint8_t tail[4][32], step[4] = {0};
@@ -290,12 +280,7 @@ static void authenticate_alone(const message *m) {
 
 /* The tags of up to MAC_GROUP messages, in any order; the array, with room for MAC_GROUP, is sorted on the way. */
 static void authenticate(message *m, uint32_t n) {
-  for (uint32_t i = 1; i < n; i++) {
-    message moved = m[i];
-    uint32_t at = i;
-    for (; at && m[at - 1].length < moved.length; at--) m[at] = m[at - 1];
-    m[at] = moved;
-  }
+  sort_messages(m, n);
   uint8_t nowhere[16];
   for (; n % MAC_LANES; n++) m[n] = (message){ZEROS, ZEROS, nowhere, 0};
   for (uint32_t i = 0; i < n; i += MAC_LANES) {

@@ -1,4 +1,4 @@
-// sources: fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_cpu.c
+// sources: fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_aead_avx512.c fz_cpu.c
 // sanitize: address,undefined
 /* Every implementation on the machine against the reference: each packet in an allocation of its own size, in place or not, some
  * damaged by one bit before they are opened. */

@@ -1,4 +1,4 @@
-// sources: fz_session.c fz_hash.c fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_cpu.c
+// sources: fz_session.c fz_hash.c fz_aead.c fz_aead_portable.c fz_aead_avx2.c fz_aead_avx512.c fz_cpu.c
 // sanitize: address,undefined
 /* Two tables that talk to each other through a slab in which every byte counts, rows of hostile sizes between the good ones; and
  * what only C can set up: counters at their end, memory after removal. */

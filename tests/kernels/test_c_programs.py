@@ -18,7 +18,10 @@ CSRC = Path(__file__).parents[2] / "csrc"
 PROGRAMS = sorted((CSRC / "tests").glob("test_*.c"))
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes", "-Wno-sign-conversion", "-Werror"]
 X86 = platform.machine() in ("x86_64", "AMD64")
-ISA_FLAGS = {"_avx2.c": ["-mavx2"]}
+ISA_FLAGS = {
+    "_avx2.c": ["-mavx2"],
+    "_avx512.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512ifma"],
+}
 COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 TIMEOUT_S = 120
 
