@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from firezone.base.errors import FirezoneError
 from firezone.cli.types import OutputFile, Seconds
-from firezone.lab import namespaces
-from perf import figures, picture, results, tunnels
+from perf import figures, inside, picture, results, tunnels
 from perf.goals import judge
 from perf.regressions import compare
 
@@ -38,7 +35,7 @@ Contenders: veth without a tunnel (the limit that every picture has), this tunne
 wireguard-go as Debian has it and as released in May 2025 (built once through the Go module proxy where Go is present),
 boringtun-cli where found, and the programs that $WIREGUARD_GO names, separated by colons; all over the same networks.
 \b
-Further commands, each with its --help: ./dev perf relay, policy, dns.
+Further commands, each with its --help: ./dev perf scale (1 to 100 000 flows), relay, policy, dns.
 """
 
 
@@ -73,15 +70,14 @@ def main(
     Ratios count; absolute figures differ from machine to machine and from hour to hour. What each row means is in
     docs/performance.md.
     """
-    namespaces.complete_path()
     ceilings = [_read(results.read_limit, path, "--limit") for path in limits]
     before = _read(results.read, against, "--against") if against else None
     if png_file and not picture.can_draw():
         raise click.UsageError(picture.MISSING)
     groups = _choose_groups(rows)
-    if namespaces.INSIDE not in os.environ:
-        found = _find(only, is_newest_built=not no_newest)
-        _list(found, groups) if is_list else _enter(found)
+    if not inside.is_inside():
+        found = inside.find(only, is_newest_built=not no_newest)
+        _list(found, groups) if is_list else inside.enter("perf", found)
         return
     run, failures = _measure(groups, 1 if quick else rounds, min(seconds, QUICK_SECONDS) if quick else seconds)
     _store(run, ceilings, json_file or results.default_path(), png_file)
@@ -105,13 +101,6 @@ def _read(reader: Any, path: Path, option: str) -> Any:
         raise click.BadParameter(str(error), param_hint=option) from error
 
 
-def _find(only: tuple[str, ...], *, is_newest_built: bool) -> list[Tunnel]:
-    try:
-        return tunnels.choose(tunnels.find(lambda line: click.echo(line, err=True), is_newest_built=is_newest_built), only)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--only") from error
-
-
 def _list(found: list[Tunnel], groups: list[str]) -> None:
     for tunnel in found:
         click.echo(f"{tunnel.name}: {tunnel.version} {tunnel.binary}".rstrip())
@@ -122,27 +111,15 @@ def _list(found: list[Tunnel], groups: list[str]) -> None:
                 click.echo(f"  {figure.key:22} {figure.title}{figure.unit and f', {figure.unit}'}")
 
 
-def _enter(found: list[Tunnel]) -> NoReturn:
-    """Runs this command once more, inside namespaces that nothing outlives."""
-    if (missing := namespaces.what_is_missing()) is not None:
-        raise click.ClickException(missing)
-    namespaces.enter(sys.argv[1:], "perf", tunnels.hand_over(found), Path(tempfile.mkdtemp(prefix="firezone-perf-")))
-
-
 def _measure(groups: list[str], rounds: int, seconds: float) -> tuple[Run, list[str]]:
     """Returns the run, and what could not be measured."""
-    from perf.relay.build import BuildFailed, build
+    from perf.run import Arena
 
-    namespaces.end_without_lifeline()
-    logs = Path(os.environ[namespaces.SCRATCH])
+    logs = inside.begin()
     try:
-        build()
-        from perf.run import Arena, hide_run
-
-        hide_run()
-        arena = Arena.build(tunnels.handed_over(), logs, lambda line: click.echo(line, err=True))
+        arena = Arena.build(tunnels.handed_over(), logs, inside.say)
         run = arena.go(groups, rounds, seconds)
-    except (FirezoneError, BuildFailed) as error:
+    except FirezoneError as error:
         raise click.ClickException(str(error)) from error
     if not arena.failures:
         shutil.rmtree(logs, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""UDP through a tunnel: one flow between the client's host and the resource, at a rate or as much as comes through."""
+"""UDP through a tunnel: flows between the client's host and the resource, at a rate or as much as comes through."""
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from firezone.lab.measure import MeasurementError
@@ -28,75 +28,84 @@ _HELLO_TRIES, _HELLO_S = 20, 0.25
 
 
 @dataclass(slots=True)
-class Flow:
-    """The sockets at both ends."""
+class Flows:
+    """The sockets at both ends: every client's socket talks to every one of the resource."""
 
-    client: socket.socket
-    resource: socket.socket
-    source: tuple[str, int]
-    """Where the client's datagrams come from, as the resource sees it."""
+    clients: list[socket.socket]
+    resources: list[socket.socket]
+    sources: list[tuple[str, int]] = field(default_factory=list)
+    """Where the datagrams of each client's socket come from, as the resource sees it."""
 
     @classmethod
-    def open(cls, topology: Topology) -> Flow:
-        """Makes the sockets and lets one datagram through. Raises MeasurementError when none arrives."""
+    def open(cls, topology: Topology, clients: int = 1, resources: int = 1) -> Flows:
+        """Makes the sockets and lets a datagram of each client's through. Raises MeasurementError when one does not arrive."""
         with inside(topology.client):
-            client = sink()
+            ours = [sink() for _ in range(clients)]
         with inside(topology.resource):
-            resource = sink()
+            theirs = [sink() for _ in range(resources)]
+        flows = cls(ours, theirs)
         try:
-            resource.bind((RESOURCE_ADDRESS, PORT))
-            client.connect((RESOURCE_ADDRESS, PORT))
-            return cls(client, resource, _greet(client, resource))
+            for number, resource in enumerate(theirs):
+                resource.bind((RESOURCE_ADDRESS, PORT + number))
+            flows.sources = [_greet(client, theirs[0]) for client in ours]
         except BaseException:
-            client.close()
-            resource.close()
+            flows.close()
             raise
+        theirs[0].setblocking(False)
+        return flows
+
+    def __len__(self) -> int:
+        return len(self.clients) * len(self.resources)
 
     def close(self) -> None:
-        self.client.close()
-        self.resource.close()
+        for sock in (*self.clients, *self.resources):
+            sock.close()
 
     def way(self, *, up: bool, size: int) -> Way:
-        """Returns one direction with datagrams of `size` bytes."""
+        """Returns one direction with datagrams of `size` bytes: the flows of one socket in turn, then those of the next."""
         plan, data = load.Plan(), MAGIC + os.urandom(size - len(MAGIC))
-        for _ in range(_CALL):
-            if up:
-                plan.add(self.client.fileno(), data, 0)
-            else:
-                plan.add(self.resource.fileno(), data, 0, socket.inet_aton(self.source[0]), self.source[1])
+        senders, receivers = (self.clients, self.resources) if up else (self.resources, self.clients)
+        targets = [(RESOURCE_ADDRESS, PORT + number) for number in range(len(self.resources))] if up else self.sources
+        packed = [(socket.inet_aton(address), port) for address, port in targets]
+        for sender in senders:
+            for _ in range(max(1, _CALL // len(packed))):
+                for address, port in packed:
+                    plan.add(sender.fileno(), data, 0, address, port)
         plan.seal(_CALL)
-        sinks = load.Sinks([(self.resource if up else self.client).fileno()])
+        sinks = load.Sinks([receiver.fileno() for receiver in receivers])
         sinks.expect(size, MAGIC, 0)
         return Way(plan, sinks)
 
 
 def _greet(client: socket.socket, resource: socket.socket) -> tuple[str, int]:
+    """Lets a client's datagram through and returns where it comes from."""
+    hello = os.urandom(8)
     resource.settimeout(_HELLO_S)
     for _ in range(_HELLO_TRIES):
-        client.send(b"hello")
+        client.sendto(hello, (RESOURCE_ADDRESS, PORT))
         try:
-            source: tuple[str, int] = resource.recvfrom(64)[1]
+            data, source = resource.recvfrom(64)
+            if data == hello:
+                return str(source[0]), int(source[1])
         except TimeoutError:
             continue
-        resource.setblocking(False)
-        return source
     raise MeasurementError("No UDP datagram reached the resource.")
 
 
 @dataclass(slots=True)
 class Way:
-    """One direction of a flow."""
+    """One direction of all flows."""
 
     plan: load.Plan
     sinks: load.Sinks
 
-    def most(self, contender: Contender, seconds: float) -> tuple[float, float, dict[str, float]]:
-        """Sends as much as comes through.
+    def most(self, contender: Contender, seconds: float, warm_up_s: float = WARM_UP_S) -> tuple[float, float, dict[str, float]]:
+        """Sends as much as comes through, after a warm-up that does not count.
 
         Returns: datagrams received, seconds, and CPU seconds by part of the contender meanwhile.
         Raises:  MeasurementError when nothing comes through or what arrives is not what was sent.
         """
-        self._run(WARM_UP_S)
+        self._run(warm_up_s)
         before = contender.cpu_seconds()
         done = self._run(seconds)
         used = {part: value - before[part] for part, value in contender.cpu_seconds().items()}

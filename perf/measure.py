@@ -6,18 +6,19 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from firezone.lab.measure import fetch_page, ping, throughput, wait_for_page
 from firezone.lab.topology import RESOURCE_ADDRESS, RESOURCE_PORT
-from perf.datagrams import Flow
+from perf.datagrams import Flows
 from perf.figures import DATAGRAM_SIZE, SMALL_SIZE, STREAMS, UDP_RATE
 from perf.handshakes import per_cpu_second
 from perf.processes import NotCounted, SyscallCounter, context_switches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from firezone.lab.programs import Program
     from perf.contenders import Contender
@@ -47,16 +48,23 @@ class Bench:
         return throughput(client, RESOURCE_ADDRESS, seconds or self.seconds, reverse=is_down, streams=streams)
 
 
-def measure(bench: Bench, groups: list[str]) -> Figures:
-    """Starts a contender, measures these groups and stops it. Raises FirezoneError when one of them cannot be measured."""
-    found: Figures = {}
-    bench.contender.start()
+@contextmanager
+def running(contender: Contender) -> Iterator[None]:
+    """Starts a contender, waits until the resource is reached and stops it in the end. Raises FirezoneError."""
+    contender.start()
     try:
-        wait_for_page(bench.contender.topology.client, RESOURCE_ADDRESS, RESOURCE_PORT, READY_S)
+        wait_for_page(contender.topology.client, RESOURCE_ADDRESS, RESOURCE_PORT, READY_S)
+        yield
+    finally:
+        contender.stop()
+
+
+def measure(bench: Bench, groups: list[str]) -> Figures:
+    """Measures these groups of a contender. Raises FirezoneError when one of them cannot be measured."""
+    found: Figures = {}
+    with running(bench.contender):
         for group in groups:
             found |= GROUP_FUNCTIONS[group](bench)
-    finally:
-        bench.contender.stop()
     if "tcp" in groups and (per_send := bench.contender.datagrams_per_send()) is not None:
         found["datagrams_per_send"] = per_send
     return {figure: round(value, 4) for figure, value in found.items()}
@@ -135,16 +143,16 @@ def syscalls(bench: Bench) -> Figures:
 
 def udp(bench: Bench) -> Figures:
     found = {}
-    flow = Flow.open(bench.contender.topology)
+    flows = Flows.open(bench.contender.topology)
     seconds = min(bench.seconds / 2, 2.0)
     try:
-        found["udp_lost_percent"] = flow.way(up=True, size=DATAGRAM_SIZE).lost_percent(UDP_RATE, seconds)
+        found["udp_lost_percent"] = flows.way(up=True, size=DATAGRAM_SIZE).lost_percent(UDP_RATE, seconds)
         for name, up in (("up", True), ("down", False)):
-            way = flow.way(up=up, size=DATAGRAM_SIZE)
+            way = flows.way(up=up, size=DATAGRAM_SIZE)
             received, passed, _ = way.most(bench.contender, seconds / 4)
             found[f"udp_{name}_kpps"] = way.loss_free(received / passed, seconds / 4) / 1000
     finally:
-        flow.close()
+        flows.close()
     return found
 
 
@@ -166,13 +174,13 @@ def relay(bench: Bench) -> Figures:
 def _saturate(bench: Bench, size: int) -> dict[str, tuple[float, dict[str, float]]]:
     """Sends as much each way as comes through. Returns, by direction, datagrams received and CPU seconds by part."""
     found = {}
-    flow = Flow.open(bench.contender.topology)
+    flows = Flows.open(bench.contender.topology)
     try:
         for name, up in (("up", True), ("down", False)):
-            received, _, cpu = flow.way(up=up, size=size).most(bench.contender, min(bench.seconds / 2, 1.0))
+            received, _, cpu = flows.way(up=up, size=size).most(bench.contender, min(bench.seconds / 2, 1.0))
             found[name] = received, cpu
     finally:
-        flow.close()
+        flows.close()
     return found
 
 

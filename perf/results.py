@@ -51,7 +51,7 @@ class Result:
         return [mine[figure] / theirs[figure] for mine, theirs in pairs if figure in mine and theirs.get(figure)]
 
     def to_json(self) -> dict[str, Any]:
-        keys = [figure.key for figure in FIGURES if self.values(figure.key)]
+        keys = dict.fromkeys(key for one in self.rounds for key in one)
         return {
             "name": self.name,
             "version": self.version,
@@ -82,8 +82,6 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "time": self.time,
-            "machine": self.machine,
             "rounds": self.rounds,
             "seconds": self.seconds,
             "figures": {figure.key: asdict(figure) for figure in FIGURES},
@@ -93,10 +91,17 @@ class Run:
 
 def write(run: Run, path: Path) -> None:
     """Stores a run, with the time and a description of this machine."""
-    run.time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    run.machine = describe_machine()
+    stored = write_document(path, run.to_json())
+    run.time, run.machine = stored["time"], stored["machine"]
+
+
+def write_document(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Stores figures of any kind, with the time and a description of this machine, and returns all of it."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    value = {"time": now, "machine": describe_machine(), **value}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run.to_json(), indent=1))
+    path.write_text(json.dumps(value, indent=1))
+    return value
 
 
 def read(path: Path) -> Run:

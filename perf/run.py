@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,11 +63,6 @@ class Arena:
                     self.tell(f"left out from here on: {self.failures[-1]}")
                     self.contenders = [one for one in self.contenders if one is not contender]
         return Run([result for result in results.values() if result.rounds], rounds, seconds)
-
-
-def hide_run() -> None:
-    """Gives this mount namespace a /run of its own: wireguard-go leaves its control socket there when it is killed."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
 
 
 def _contender(tunnel: Tunnel, topology: Topology, logs: Path, tokens: dict[str, str]) -> Contender:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -13,7 +10,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -22,13 +19,13 @@ from rich.table import Table
 from firezone.base.errors import FirezoneError
 from firezone.cli.types import OutputFile, Seconds
 from firezone.lab import namespaces
+from perf.results import default_path, write_document
 
 if TYPE_CHECKING:
     from firezone.lab.namespaces import Namespace
     from firezone.lab.programs import Program
     from firezone.lab.stack import Stack
 
-RESULTS = Path(__file__).parents[1] / "results"
 NAMES = 1000
 SERVER_CORE = 0
 """Everything that answers has this core alone; dnsperf has the others."""
@@ -189,16 +186,8 @@ def _print(loads: list[Load]) -> None:
 
 
 def _store(loads: list[Load], json_file: Path | None, seconds: float) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    path = json_file or RESULTS / f"dns-{now:%Y-%m-%d-%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    value: dict[str, Any] = {
-        "time": now.isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
-        "seconds": seconds,
-        "results": {load.title: load.rounds for load in loads},
-    }
-    path.write_text(json.dumps(value, indent=1))
+    path = json_file or default_path("dns-")
+    write_document(path, {"seconds": seconds, "results": {load.title: load.rounds for load in loads}})
     click.echo(f"figures: {path}")
 
 

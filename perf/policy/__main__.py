@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -15,11 +11,11 @@ from rich.table import Table
 
 from perf.policy.gateway import Crowd
 from perf.policy.kernels import BACK, NAMES, NETWORKS, OUT, SET_UPS, Gateway, new_sessions_per_second
+from perf.results import default_path, write_document
 
 if TYPE_CHECKING:
     from perf.policy.kernels import SetUp
 
-RESULTS = Path(__file__).parents[1] / "results"
 KERNELS = tuple((kind, direction) for kind in (NETWORKS, NAMES) for direction in (OUT, BACK))
 Nanoseconds = dict["SetUp", dict[tuple[str, str], float]]
 
@@ -96,21 +92,13 @@ def _print(found: Nanoseconds, sessions: float, machine: dict[str, float], clien
 
 
 def _store(found: Nanoseconds, sessions: float, machine: dict[str, float], json_file: Path | None) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    path = json_file or RESULTS / f"policy-{now:%Y-%m-%d-%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    value: dict[str, Any] = {
-        "time": now.isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
-        "kernels": [
-            {"clients": set_up.clients, "resources": set_up.resources, "flows": set_up.flows,
-             "nanoseconds": {f"{kind} {direction}": value for (kind, direction), value in cells.items()}}
-            for set_up, cells in found.items()
-        ],
-        "new_sessions_per_s": sessions,
-        "gateway": machine,
-    }  # fmt: skip
-    path.write_text(json.dumps(value, indent=1))
+    path = json_file or default_path("policy-")
+    kernels = [
+        {"clients": set_up.clients, "resources": set_up.resources, "flows": set_up.flows,
+         "nanoseconds": {f"{kind} {direction}": value for (kind, direction), value in cells.items()}}
+        for set_up, cells in found.items()
+    ]  # fmt: skip
+    write_document(path, {"kernels": kernels, "new_sessions_per_s": sessions, "gateway": machine})
     click.echo(f"figures: {path}")
 
 

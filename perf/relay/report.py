@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
 import statistics
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,11 +11,12 @@ from rich.table import Table
 
 from perf.relay.cells import STEADY, TRAIN
 from perf.relay.contenders import COTURN, OURS
+from perf.results import default_path, spread, write_document
 
 if TYPE_CHECKING:
-    from perf.relay.run import Figures, Run
+    from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results"
+    from perf.relay.run import Figures, Run
 
 
 def median_of(rounds: list[Figures], figure: str) -> float:
@@ -79,17 +75,13 @@ def _tests(run: Run) -> Table:
     return table
 
 
-def _spread(values: list[float]) -> float:
-    return (max(values) - min(values)) / 2
-
-
 def _thousands(rounds: list[Figures], figure: str) -> str:
     values = [one[figure] / 1000 for one in rounds]
-    return f"{statistics.median(values):.0f} ({_spread(values):.0f})"
+    return f"{statistics.median(values):.0f} ({spread(values):.0f})"
 
 
 def _times(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({_spread(values):.2f})"
+    return f"{statistics.median(values):.2f} ({spread(values):.2f})"
 
 
 def _plain(rounds: list[Figures], figure: str) -> str:
@@ -98,24 +90,15 @@ def _plain(rounds: list[Figures], figure: str) -> str:
         return "–"
     middle = statistics.median(values)
     places = 0 if abs(middle) >= 100 else 2
-    return f"{middle:,.{places}f} ({_spread(values):,.{places}f})".replace(",", " ")
+    return f"{middle:,.{places}f} ({spread(values):,.{places}f})".replace(",", " ")
 
 
 def store(run: Run, json_file: Path | None) -> None:
     """Writes every figure of every round."""
-    now = datetime.datetime.now(datetime.UTC)
-    path = json_file or RESULTS / f"relay-{now:%Y-%m-%d-%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    value: dict[str, Any] = {
-        "time": now.isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
-        "rounds": run.rounds,
-        "seconds": run.seconds,
-        "cells": [
-            {"shape": cell.shape, "direction": cell.direction, "channels": cell.channels, "payload": cell.payload, **results}
-            for cell, results in run.results.items()
-        ],
-        "tests": run.test_results,
-    }
-    path.write_text(json.dumps(value, indent=1))
+    path = json_file or default_path("relay-")
+    cells = [
+        {"shape": cell.shape, "direction": cell.direction, "channels": cell.channels, "payload": cell.payload, **results}
+        for cell, results in run.results.items()
+    ]
+    write_document(path, {"rounds": run.rounds, "seconds": run.seconds, "cells": cells, "tests": run.test_results})
     click.echo(f"figures: {path}")

@@ -83,9 +83,23 @@ def test_comparison_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     assert not any(Path("/run/wireguard", f"wg-{role}.sock").exists() for role in ("client", "gateway"))
 
 
-@pytest.mark.parametrize("module", ["perf", "perf.relay"])
+def test_flows_are_counted_through_whole_tunnels(tmp_path: Path) -> None:
+    stored = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "perf.scale", "--quick", "--only=Debian", "--no-newest", "--json", str(stored)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    value = json.loads(stored.read_text())
+    assert list(value["flows"]) == list(value["kernels"]) == ["1", "1000"]
+    for results in value["flows"].values():
+        assert [result["name"] for result in results] == [OURS, DEBIANS]
+        for result in results:
+            figures = result["median"]
+            assert all(figures[key] > 0 for key in ("up_kpps", "up_per_cpu", "down_kpps", "down_per_cpu", "client_mib")), figures
+
+
+@pytest.mark.parametrize("module", ["perf", "perf.relay", "perf.scale"])
 def test_word_that_is_in_no_name_is_refused(module: str) -> None:
-    newest = ["--no-newest"] if module == "perf" else []
+    newest = ["--no-newest"] if module != "perf.relay" else []
     command = [sys.executable, "-m", module, "--only", "nothing", *newest]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2

@@ -1,0 +1,1 @@
+"""What more flows cost: on paper, in the kernels that look each packet up, and through whole tunnels."""
