@@ -51,8 +51,8 @@ class Bench:
 @contextmanager
 def running(contender: Contender) -> Iterator[None]:
     """Starts a contender, waits until the resource is reached and stops it in the end. Raises FirezoneError."""
-    contender.start()
     try:
+        contender.start()
         wait_for_page(contender.topology.client, RESOURCE_ADDRESS, RESOURCE_PORT, READY_S)
         yield
     finally:

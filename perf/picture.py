@@ -28,6 +28,7 @@ PANELS = (
 )
 """Title and figures of each part."""
 COLORS = ("tab:blue", "tab:orange")
+_THIN = {"elinewidth": 0.8}
 LINES = ("--", ":", "-.")
 ROOM = 6
 """How far beyond the longest bar a limit is drawn, in lengths of that bar; one farther off is named beside it."""
@@ -67,7 +68,8 @@ def _draw_panel(axis: Any, title: str, keys: tuple[str, ...], results: list[Resu
         places = [place + number * height for place in range(len(results))]
         lengths = [result.median(key) or 0.0 for result in results]
         spreads = [result.spread(key) for result in results]
-        axis.barh(places, lengths, height, xerr=spreads, label=_word(key), color=COLORS[number], error_kw={"elinewidth": 0.8})
+        bars = axis.barh(places, lengths, height, xerr=spreads, label=_word(key), color=COLORS[number], error_kw=_THIN)
+        axis.bar_label(bars, fmt="%.3g", fontsize=6, padding=2)
     axis.set_yticks([place + 0.4 - height / 2 for place in range(len(results))], [result.name for result in results])
     axis.invert_yaxis()
     axis.set_title(title, fontsize=10)

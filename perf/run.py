@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ class Arena:
                 self.tell(f"· round {number + 1} of {rounds}: {contender.name}")
                 try:
                     results[contender.name].rounds.append(measure(Bench(contender, seconds, self.tell), groups))
-                except FirezoneError as error:
+                except (FirezoneError, OSError, subprocess.SubprocessError) as error:
                     self.failures.append(f"{contender.name}: {error}")
                     self.tell(f"left out from here on: {self.failures[-1]}")
                     self.contenders = [one for one in self.contenders if one is not contender]
