@@ -52,6 +52,26 @@ MODULES: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("firezone.kernels.filter", ("fz_filter.c", "fz_lpm.c", "fz_memo.c")),
     ("firezone.kernels.nat", ("fz_nat.c", "fz_nat_stage.c", "fz_addrmap.c", "fz_csum.c", "fz_ip.c")),
+    (
+        "firezone.datapath.path",
+        (
+            "fz_split.c",
+            "fz_ip.c",
+            "fz_csum.c",
+            "fz_route.c",
+            "fz_lpm.c",
+            "fz_memo.c",
+            "fz_nat.c",
+            "fz_nat_stage.c",
+            "fz_addrmap.c",
+            "fz_filter.c",
+            "fz_session.c",
+            "fz_hash.c",
+            "fz_join.c",
+            "fz_demux.c",
+            "fz_channel.c",
+        ),
+    ),
     ("firezone.kernels.offload", ("fz_split.c", "fz_join.c", "fz_csum.c", "fz_ip.c")),
 ]
 ISA_FLAGS = {

@@ -66,7 +66,7 @@ class UdpSockets:
         """Sends every run; what a socket refuses for now is copied into its queue."""
         index = 0
         while index < runs.n:
-            family = int(batch.remote[runs.runs[index]["first"]]["family"])
+            family = runs.family(batch, index)
             udp = self._sockets.get(family)
             if udp is None:
                 self._no_socket += int(runs.runs[index]["count"])

@@ -12,6 +12,14 @@ cdef class PacketBatch:
     cdef readonly object ip_version, protocol, transport, flags, source_port, destination_port, next
 
 
+cdef inline uint32_t run_table_size(uint32_t rows) noexcept nogil:
+    """Slots of the scratch table for so many rows: a power of two of at least twice as many."""
+    cdef uint32_t size = 64
+    while size < 2 * rows:
+        size *= 2
+    return size
+
+
 cdef class RunList:
     cdef fz_run *_c
     cdef int32_t *_table          # scratch of the stages that find runs by key; freed in __dealloc__

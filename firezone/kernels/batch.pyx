@@ -155,11 +155,15 @@ cdef class RunList:
     def __dealloc__(self):
         free(self._table)
 
+    def family(self, PacketBatch batch not None, Py_ssize_t index) -> int:
+        """Returns the IP family, 4 or 6, of where a run leaves for. Raises IndexError when there is no such run."""
+        if not 0 <= index < self.n:
+            raise IndexError(f"Run {index} of {self.n}.")
+        return batch._c.remote[self._c[index].first].family
+
     cdef int _make_table(self, uint32_t rows) except -1:
-        """Makes the scratch table a power of two of at least twice the rows; its contents are undefined."""
-        cdef uint32_t size = 64
-        while size < 2 * rows:
-            size *= 2
+        """Makes the scratch table as large as `run_table_size` says; its contents are undefined."""
+        cdef uint32_t size = run_table_size(rows)
         if size > self._table_allocated:
             free(self._table)
             self._table_allocated = 0

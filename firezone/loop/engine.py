@@ -17,9 +17,9 @@ import numpy as np
 from firezone.base.errors import FirezoneError
 from firezone.base.limits import READS_PER_ROUND
 from firezone.base.timing import MILLISECOND
-from firezone.datapath.downlink import Downlink, needs_translation
+from firezone.datapath.path import Downlink, Uplink
 from firezone.datapath.punt import deliver_punted
-from firezone.datapath.uplink import Uplink
+from firezone.datapath.translator import Translator, needs_translation
 from firezone.kernels.types import Verdict
 from firezone.loop.errors import TickErrors
 
@@ -80,8 +80,9 @@ class Engine:
         """Whether the machine was called since its outputs and its deadline were last taken."""
         self._report_at: Instant | None = None
         """When the machine is told of activity; None: there was none."""
-        self._uplink = Uplink(tables)
-        self._downlink = Downlink(tables)
+        self.uplink = Uplink(tables, self.reasons)
+        self.downlink = Downlink(tables, self.reasons)
+        self._translator = Translator(tables)
 
     def tick(self, caller: tuple[Source, int] | None = None) -> bool:
         """Runs one tick. True: a source or the machine may have more, tick again; False: sleep until input or `deadline`.
@@ -166,35 +167,31 @@ class Engine:
         return moved, more
 
     def _tun_batch(self, now: Instant) -> tuple[bool, bool]:
-        ring = self.tun_source.ring
-        entries = min(ring.ready(), READS_PER_ROUND)
-        if not entries:
+        uplink, ring = self.uplink, self.tun_source.ring
+        taken = uplink.run(ring, READS_PER_ROUND, now)
+        if not taken:
             return False, False
-        uplink = self._uplink
-        taken = uplink.run(ring, entries, now)
         self.tun_source.release(taken)
         if uplink.runs.n:
             self.udp_sink.send_runs(uplink.batch, uplink.runs, now)
-        if uplink.batch.count_reasons(self.reasons):
+        if uplink.punted:
             self._deliver_punted(uplink.batch, now)
-        return True, taken < entries or entries == READS_PER_ROUND
+        return True, taken == READS_PER_ROUND or ring.ready() > 0
 
     def _udp_batch(self, source: Source, now: Instant) -> tuple[bool, bool]:
-        ring = source.ring
-        entries = min(ring.ready(), READS_PER_ROUND)
-        if not entries:
+        downlink, ring = self.downlink, source.ring
+        taken = downlink.run(ring, READS_PER_ROUND, now, coalesce=self.tun_sink.coalesce)
+        if not taken:
             return False, False
-        downlink = self._downlink
-        taken = downlink.run(ring, entries, now, coalesce=self.tun_sink.coalesce)
         if downlink.runs.n:
             self.tun_sink.write_runs(downlink.batch, downlink.runs, now)
-        if downlink.batch.count_reasons(self.reasons):
+        if downlink.punted:
             self._deliver_punted(downlink.batch, now)
         if self.tables.sessions.is_urgent:
             # Before TUN is read again: the answer to this very packet may be there, and must leave on the new session.
             self._report_activity(now)
         source.release(taken)
-        return True, taken < entries or entries == READS_PER_ROUND
+        return True, taken == READS_PER_ROUND or ring.ready() > 0
 
     def _deliver_punted(self, batch: PacketBatch, now: Instant) -> None:
         """Lets the machine answer each message before the next one is handled: the peer works on the answer meanwhile.
@@ -248,7 +245,7 @@ class Engine:
         if not needs_translation(packet):
             self.tun_sink.write(packet, now)
             return
-        batch = self._downlink.translate(packet, now)
+        batch = self._translator.translate(packet, now)
         if batch.verdict[0] == Verdict.FORWARD:
             self.tun_sink.write(batch.row_bytes(0), now)
         elif batch.count_reasons(self.reasons):

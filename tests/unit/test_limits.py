@@ -17,7 +17,7 @@ from firezone.base.ids import ConnectionId, ResourceId
 from firezone.base.net import Endpoint, Transmit
 from firezone.base.rng import SeededRng
 from firezone.base.timing import SECOND
-from firezone.datapath import uplink
+from firezone.datapath.path import SLAB_SIZE
 from firezone.datapath.tables import Tables
 from firezone.io import http_server, tun_device, udp_socket
 from firezone.kernels.batch import PacketBatch, RunList
@@ -148,9 +148,9 @@ def test_the_outgoing_slab_holds_everything_a_tick_can_cut() -> None:
     segments = limits.MAX_SEGMENTS_PER_READ
     for count in (1, 44, segments):
         payload = min(largest_read, count * limits.MAX_PACKET_SIZE)
-        assert payload + count * limits.WIREGUARD_OVERHEAD <= (uplink.SLAB_SIZE - limits.MAX_PACKET_SIZE) // limits.READS_PER_ROUND
-    assert limits.BATCH_ROWS * every_segment <= uplink.SLAB_SIZE
-    assert uplink.SLAB_SIZE < MIB
+        assert payload + count * limits.WIREGUARD_OVERHEAD <= (SLAB_SIZE - limits.MAX_PACKET_SIZE) // limits.READS_PER_ROUND
+    assert limits.BATCH_ROWS * every_segment <= SLAB_SIZE
+    assert SLAB_SIZE < MIB
 
 
 # the figures
@@ -178,7 +178,7 @@ def test_what_an_engine_allocates_once_leaves_room_in_120_mebibytes() -> None:
     assert runs_size < 128 * KIB
     rings = 2 * PacketRing(limits.RING_SLOTS).slab.nbytes
     waiting = 2 * udp_socket.MAX_WAITING_BYTES + tun_device.MAX_WAITING_BYTES
-    assert rings + waiting + uplink.SLAB_SIZE + 2 * (batch_size + runs_size) < 20 * MIB
+    assert rings + waiting + SLAB_SIZE + 2 * (batch_size + runs_size) < 20 * MIB
 
 
 def test_waiting_queues_of_the_kernels_ends_hold_two_ticks() -> None:
