@@ -49,7 +49,7 @@ static void compute16(queue *q) {
   for (int i = 0; i < 4; i++) x[i] = CONSTANT(i);
   for (int i = 0; i < 8; i++) x[4 + i] = _mm512_load_si512(q->state[i]);
   x[12] = _mm512_load_si512(q->block);
-  x[13] = _mm512_setzero_si512();
+  x[13] = _mm512_set1_epi32((int)FZ_NONCE_HEAD);
   x[14] = _mm512_load_si512(q->nonce[0]);
   x[15] = _mm512_load_si512(q->nonce[1]);
   for (int round = 0; round < 10; round++) {
@@ -65,6 +65,7 @@ static void compute16(queue *q) {
   for (int i = 0; i < 4; i++) x[i] = _mm512_add_epi32(x[i], CONSTANT(i));
   for (int i = 0; i < 8; i++) x[4 + i] = _mm512_add_epi32(x[4 + i], _mm512_load_si512(q->state[i]));
   x[12] = _mm512_add_epi32(x[12], _mm512_load_si512(q->block));
+  x[13] = _mm512_add_epi32(x[13], _mm512_set1_epi32((int)FZ_NONCE_HEAD));
   x[14] = _mm512_add_epi32(x[14], _mm512_load_si512(q->nonce[0]));
   x[15] = _mm512_add_epi32(x[15], _mm512_load_si512(q->nonce[1]));
   transpose16(x);

@@ -180,6 +180,7 @@ INLINE void seal_all(fz_aead_job *jobs, size_t n) {
   q.key = NULL;
   for (size_t at = 0; at < n; at += MAC_GROUP) seal_group(&q, jobs + at, group_size(n - at));
   fz_wipe(&q, sizeof q);
+  fz_wipe_stack();
 }
 
 INLINE size_t open_all(fz_aead_job *jobs, size_t n) {
@@ -189,6 +190,7 @@ INLINE size_t open_all(fz_aead_job *jobs, size_t n) {
   q.key = NULL;
   for (size_t at = 0; at < n; at += MAC_GROUP) authentic += open_group(&q, jobs + at, group_size(n - at));
   fz_wipe(&q, sizeof q);
+  fz_wipe_stack();
   return authentic;
 }
 

@@ -21,7 +21,7 @@ static void chacha20_block(const fz_aead_job *job, uint32_t block, uint8_t out[B
   uint32_t s[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}, x[16];
   for (int i = 0; i < 8; i++) s[4 + i] = fz_load_le32(job->key + 4 * i);
   s[12] = block;
-  s[13] = 0;
+  s[13] = FZ_NONCE_HEAD;
   s[14] = (uint32_t)job->counter;
   s[15] = (uint32_t)(job->counter >> 32);
   memcpy(x, s, sizeof x);
@@ -60,6 +60,7 @@ void fz_aead_seal_portable(fz_aead_job *jobs, size_t n) {
     chacha20(job);
     authenticate(job, job->out, job->tag);
   }
+  fz_wipe_stack();
 }
 
 size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
@@ -71,5 +72,6 @@ size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
     if (job->ok) chacha20(job);
     authentic += job->ok;
   }
+  fz_wipe_stack();
   return authentic;
 }

@@ -86,7 +86,7 @@ static void compute8(queue *q) {
   for (int i = 0; i < 4; i++) x[i] = constant[i] = _mm256_set1_epi32((int)CONSTANTS[i]);
   for (int i = 0; i < 8; i++) x[4 + i] = _mm256_load_si256(state[i] = (const V *)q->state[i]);
   x[12] = _mm256_load_si256(block);
-  x[13] = _mm256_setzero_si256();
+  x[13] = _mm256_set1_epi32((int)FZ_NONCE_HEAD);
   x[14] = _mm256_load_si256(low);
   x[15] = _mm256_load_si256(high);
   for (int round = 0; round < 10; round++) {
@@ -102,6 +102,7 @@ static void compute8(queue *q) {
   for (int i = 0; i < 4; i++) x[i] = _mm256_add_epi32(x[i], constant[i]);
   for (int i = 0; i < 8; i++) x[4 + i] = _mm256_add_epi32(x[4 + i], _mm256_load_si256(state[i]));
   x[12] = _mm256_add_epi32(x[12], _mm256_load_si256(block));
+  x[13] = _mm256_add_epi32(x[13], _mm256_set1_epi32((int)FZ_NONCE_HEAD));
   x[14] = _mm256_add_epi32(x[14], _mm256_load_si256(low));
   x[15] = _mm256_add_epi32(x[15], _mm256_load_si256(high));
   transpose8(x);

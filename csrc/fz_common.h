@@ -79,4 +79,13 @@ static inline void fz_wipe(void *p, size_t n) {
   __asm__ __volatile__("" : : "r"(p) : "memory");
 }
 
+#define FZ_DEAD_STACK 5120u /* bytes: the deepest of the functions that are called, and a little more */
+
+/* Zeroes the stack beyond the caller's frame: what functions that it called have left there, above all the words of secrets that the
+ * compiler moved out of registers, which no one can wipe by name. */
+__attribute__((noinline, unused)) static void fz_wipe_stack(void) {
+  uint8_t dead[FZ_DEAD_STACK];
+  fz_wipe(dead, sizeof dead);
+}
+
 #endif
