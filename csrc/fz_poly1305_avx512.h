@@ -144,7 +144,7 @@ INLINE limbs step(limbs h, const W words[8], const W bits[STEP], const factor po
 }
 
 /* A step of which some lanes have not begun or are ending; the last one has the lengths in its last block. */
-static limbs step_part(limbs h, const message m[MAC_LANES], const int64_t at[MAC_LANES], W lengths, bool is_last,
+static limbs step_part(limbs h, const message m[MAC_LANES], int64_t at[MAC_LANES], W lengths, bool is_last,
                        const factor powers[STEP]) {
   W words[8], bits[STEP], begin = _mm512_loadu_si512(at);
   for (uint32_t i = 0; i < MAC_LANES; i++) words[i] = load_part(m[i].text, m[i].length, at[i]);
@@ -152,6 +152,28 @@ static limbs step_part(limbs h, const message m[MAC_LANES], const int64_t at[MAC
   if (is_last) words[7] = _mm512_or_si512(words[7], lengths);
   for (uint32_t i = 0; i < STEP; i++) {
     bits[i] = _mm512_maskz_set1_epi64(_mm512_cmpge_epi64_mask(begin, _mm512_set1_epi64(-16 * (int64_t)i)), 1ll << 40);
+  }
+  _mm512_storeu_si512(at, _mm512_add_epi64(begin, all(16 * STEP)));
+  return step(h, words, bits, powers);
+}
+
+/* Steps of which every lane is within its text. The words of the next are sorted while those of this are multiplied: shuffles have
+ * one port, products another and that one. */
+static limbs whole_steps(limbs h, const message m[MAC_LANES], int64_t at[MAC_LANES], uint32_t steps, const factor powers[STEP]) {
+  const uint8_t *p[MAC_LANES];
+  const W bit = all(1ull << 40), bits[STEP] = {bit, bit, bit, bit};
+  W words[8], next[8];
+  for (uint32_t i = 0; i < MAC_LANES; i++) {
+    p[i] = m[i].text + at[i];
+    at[i] += 16 * STEP * (int64_t)steps;
+    words[i] = _mm512_loadu_si512(p[i]);
+  }
+  transpose(words);
+  for (size_t s = 1; s < steps; s++) {
+    for (uint32_t i = 0; i < 8; i++) next[i] = _mm512_loadu_si512(p[i] + s * 16 * STEP);
+    transpose(next);
+    h = step(h, words, bits, powers);
+    for (uint32_t i = 0; i < 8; i++) words[i] = next[i];
   }
   return step(h, words, bits, powers);
 }
@@ -189,7 +211,7 @@ static void store_tags(const message m[MAC_LANES], W low, W high) {
 
 /* The tags of eight messages, the longest first. */
 static void authenticate8(const message m[MAC_LANES]) {
-  W key[8], words[8], bits[STEP];
+  W key[8];
   int64_t at[MAC_LANES];
   uint64_t length[MAC_LANES];
   factor powers[STEP];
@@ -210,17 +232,10 @@ static void authenticate8(const message m[MAC_LANES]) {
     if (first > whole_from) whole_from = first;
   }
   W lengths = _mm512_loadu_si512(length);
-  for (uint32_t i = 0; i < STEP; i++) bits[i] = all(1ull << 40);
-  for (uint32_t s = 0; s < steps; s++) {
-    if (s >= whole_from && s + 1 < steps) {
-      for (uint32_t i = 0; i < 8; i++) words[i] = _mm512_loadu_si512(m[i].text + at[i]);
-      transpose(words);
-      h = step(h, words, bits, powers);
-    } else {
-      h = step_part(h, m, at, lengths, s + 1 == steps, powers);
-    }
-    for (uint32_t i = 0; i < MAC_LANES; i++) at[i] += 16 * STEP;
-  }
+  uint32_t s = 0;
+  for (; s < whole_from && s + 1 < steps; s++) h = step_part(h, m, at, lengths, false, powers);
+  if (s + 1 < steps) h = whole_steps(h, m, at, steps - 1 - s, powers);
+  h = step_part(h, m, at, lengths, true, powers);
   W low, high;
   finish(h, key[2], key[3], &low, &high);
   store_tags(m, low, high);
