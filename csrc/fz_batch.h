@@ -10,6 +10,7 @@
 #define FZ_BATCH_H
 
 #include "fz_common.h"
+#include "fz_histogram.h"
 
 #define FZ_PREFIX_SIZE 128u /* >= virtio-net header 10 + IPv6 40 + TCP 60 */
 
@@ -52,6 +53,7 @@ typedef struct fz_batch {
   uint16_t *source_port;      /* or echo identifier */
   uint16_t *destination_port; /* or echo identifier */
   int32_t *next;              /* next row of the same run, -1 = last */
+  fz_histogram sizes;         /* rows of every batch that was accounted for */
 } fz_batch;
 
 #define FZ_ROW_HAS_KEY 1u     /* source_port / destination_port are meaningful (TCP, UDP, ICMP echo) */
@@ -103,6 +105,17 @@ static inline void fz_row_drop(fz_batch *b, uint32_t row, uint8_t reason) {
 static inline void fz_row_punt(fz_batch *b, uint32_t row, uint8_t reason) {
   b->verdict[row] = FZ_PUNT;
   b->reason[row] = reason;
+}
+
+/* Ends a batch's books: its size, and every dropped and punted row in reasons[reason] (256 places). Returns the rows punted. */
+static inline uint32_t fz_batch_account(fz_batch *b, uint32_t *reasons) {
+  uint32_t punted = 0;
+  fz_histogram_add(&b->sizes, b->n);
+  for (uint32_t row = 0; row < b->n; row++) {
+    if (b->verdict[row] == FZ_DROP || b->verdict[row] == FZ_PUNT) reasons[b->reason[row]]++;
+    punted += b->verdict[row] == FZ_PUNT;
+  }
+  return punted;
 }
 
 #endif

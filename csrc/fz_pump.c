@@ -81,34 +81,44 @@ static bool send_runs(fz_pump *p, fz_pump_side *side, int gso) {
   return true;
 }
 
-static uint32_t count_reasons(const fz_batch *b, uint32_t *reasons) {
-  uint32_t punted = 0;
-  for (uint32_t row = 0; row < b->n; row++) {
-    if (b->verdict[row] == FZ_DROP || b->verdict[row] == FZ_PUNT) reasons[b->reason[row]]++;
-    punted += b->verdict[row] == FZ_PUNT;
-  }
-  return punted;
+static void start_watch(fz_pump_times *t) {
+  t->is_timed = t->rounds++ % FZ_PUMP_SAMPLE == 0;
+  t->sampled += t->is_timed;
+  if (t->is_timed) t->lap_ns = now_ns();
+}
+
+static void lap(fz_pump_times *t, enum fz_pump_lap stage) {
+  if (!t->is_timed) return;
+  int64_t now = now_ns();
+  t->ns[stage] += now - t->lap_ns;
+  t->lap_ns = now;
 }
 
 static bool take(fz_pump *p, fz_pump_side *side, uint32_t reads) {
+  start_watch(&p->times);
   fz_pump_fill(side->epoll, side->ring, reads, side->read);
+  lap(&p->times, FZ_PUMP_LAP_READ);
   uint32_t entries = fz_ring_ready(side->ring), size = 64;
   if (entries == 0) return false;
   fz_batch *b = side->batch;
   b->n = 0;
   if (entries > reads) entries = reads;
   p->taken = p->side ? fz_relay_from_peers(p->relay, side->ring, entries, b) : fz_relay_from_clients(p->relay, side->ring, entries, b);
+  lap(&p->times, FZ_PUMP_LAP_ROUTE);
   while (size < 2u * b->n) size *= 2u;
   side->run_count = fz_group_runs(b, side->runs, b->capacity, side->table, size);
+  lap(&p->times, FZ_PUMP_LAP_GROUP);
   p->index = 0;
   p->load.round_rows += b->n;
   p->load.round_entries += p->taken;
   return true;
 }
 
-static void nap(long ns) {
+static void nap(fz_pump *p, long ns) {
   struct timespec t = {0, ns};
+  int64_t start = now_ns();
   nanosleep(&t, NULL);
+  p->times.wait_ns += now_ns() - start;
 }
 
 bool fz_pump_end_round(fz_pump_load *load, int64_t now) {
@@ -133,22 +143,27 @@ static bool wait_for_more(fz_pump *p, int linger_ms) {
   p->waited_ns = now;
   p->has_napped = since < FZ_PUMP_BUSY_NS && !p->has_napped;
   if (p->has_napped) {
-    nap(FZ_PUMP_NAP_NS);
+    nap(p, FZ_PUMP_NAP_NS);
     return true;
   }
-  return poll(fds, SIDES, linger_ms) > 0;
+  int ready = poll(fds, SIDES, linger_ms);
+  p->times.wait_ns += now_ns() - now;
+  return ready > 0;
 }
 
 int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, int gso) {
   int64_t end = now_ns() + duration_ns;
   int quiet = 0;
   if (p->stage == FZ_PUMP_SEND) p->index++; /* behind the run that was refused */
+  if (p->times.is_timed) p->times.lap_ns = now_ns(); /* what the owner did meanwhile is not ours */
   for (;;) {
     fz_pump_side *side = &p->sides[p->side];
     if (p->stage == FZ_PUMP_SEND) {
-      if (!send_runs(p, side, gso)) return FZ_PUMP_REFUSED;
+      bool is_sent = send_runs(p, side, gso);
+      lap(&p->times, FZ_PUMP_LAP_SEND);
+      if (!is_sent) return FZ_PUMP_REFUSED;
       p->stage = FZ_PUMP_RELEASE;
-      if (count_reasons(side->batch, p->reasons)) return FZ_PUMP_PUNTED;
+      if (fz_batch_account(side->batch, p->reasons)) return FZ_PUMP_PUNTED;
     }
     if (p->stage == FZ_PUMP_RELEASE) {
       fz_ring_release(side->ring, p->taken);
@@ -160,7 +175,7 @@ int fz_pump_run(fz_pump *p, uint32_t reads, int64_t duration_ns, int linger_ms, 
       quiet = 0;
     }
     p->side = 1 - p->side;
-    if (p->side == 0 && fz_pump_end_round(&p->load, now_ns())) nap(FZ_PUMP_JOIN_NS);
+    if (p->side == 0 && fz_pump_end_round(&p->load, now_ns())) nap(p, FZ_PUMP_JOIN_NS);
     if (take(p, &p->sides[p->side], reads)) {
       p->stage = FZ_PUMP_SEND;
       p->has_napped = false;

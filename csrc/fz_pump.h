@@ -57,6 +57,20 @@ typedef struct fz_pump_load {
   uint32_t round_rows, round_entries; /* of both sides since the round began */
 } fz_pump_load;
 
+/* Where the time goes. One round of reading in FZ_PUMP_SAMPLE is timed, since a clock reading costs as much as half a datagram. */
+#define FZ_PUMP_SAMPLE 16u
+
+enum fz_pump_lap { FZ_PUMP_LAP_READ = 0, FZ_PUMP_LAP_ROUTE = 1, FZ_PUMP_LAP_GROUP = 2, FZ_PUMP_LAP_SEND = 3, FZ_PUMP_LAPS = 4 };
+
+typedef struct fz_pump_times {
+  uint64_t rounds;  /* of reading, those that found nothing too */
+  uint64_t sampled; /* how many of them were timed */
+  int64_t ns[FZ_PUMP_LAPS]; /* of those */
+  int64_t wait_ns;  /* for datagrams, of all */
+  int64_t lap_ns;   /* when the present stage began */
+  bool is_timed;    /* this round is */
+} fz_pump_times;
+
 typedef struct fz_pump {
   fz_relay *relay;
   const int32_t *fds; /* to send by: of IPv4 by port, then of IPv6 by port */
@@ -72,6 +86,7 @@ typedef struct fz_pump {
   int64_t waited_ns; /* when it waited last */
   bool has_napped;   /* and nothing has come since */
   fz_pump_load load;
+  fz_pump_times times;
 } fz_pump;
 
 /* Reads from the sockets of an epoll set that are ready, at most max_reads entries, few of each in turn. Returns entries added;

@@ -30,6 +30,8 @@ typedef struct fz_ring {
   uint8_t *ecn;
   _Alignas(64) _Atomic uint64_t head;
   _Alignas(64) _Atomic uint64_t tail;
+  fz_histogram taken; /* the consumer's: slots given back at once */
+  uint32_t most_used; /* the consumer's: slots in use when some were given back */
   _Alignas(64) _Atomic uint32_t consumer_waits;
   _Atomic uint32_t producer_waits;
 } fz_ring;
@@ -67,6 +69,9 @@ static inline uint32_t fz_ring_tail(fz_ring *r) {
 /* Consumer: gives n slots back. True: the producer sleeps and must be woken. */
 static inline bool fz_ring_release(fz_ring *r, uint32_t n) {
   uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+  uint32_t used = (uint32_t)(atomic_load_explicit(&r->head, memory_order_relaxed) - tail);
+  if (used > r->most_used) r->most_used = used;
+  fz_histogram_add(&r->taken, n);
   atomic_store_explicit(&r->tail, tail + n, memory_order_seq_cst);
   return atomic_load_explicit(&r->producer_waits, memory_order_seq_cst) != 0 &&
          atomic_exchange_explicit(&r->producer_waits, 0, memory_order_seq_cst) != 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,22 @@ class OutputFile(click.ParamType[Path]):
             self.fail(f"{path} cannot be written: {error.strerror}.", param, ctx)
         if is_new:
             path.unlink()
+        return path
+
+
+class CountersFile(click.ParamType[Path]):
+    """A file that a running program replaces whole: in a directory that is there, and nothing but a file itself."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value).absolute()
+        if path.exists() and not path.is_file():
+            self.fail(f"{path} is no file: the counters would replace it.", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path} cannot be written: there is no directory {path.parent}.", param, ctx)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            self.fail(f"{path} cannot be written: {path.parent} is not ours to write in.", param, ctx)
         return path
 
 

@@ -8,7 +8,7 @@ import click
 
 import firezone
 from firezone.cli.options import Option
-from firezone.cli.types import DNS_METHODS, ApiUrl, CertificateFile, DnsControl, Duration
+from firezone.cli.types import DNS_METHODS, ApiUrl, CertificateFile, CountersFile, DnsControl, Duration
 
 DEFAULT_API_URL = "wss://api.firezone.dev/"
 
@@ -20,7 +20,7 @@ Examples:
 \b
 "dns status" tells how the machine resolves names, "dns revert" puts back what a killed client left; the next start does so too.
 The token is read from $FIREZONE_TOKEN or from the token file, never from the command line, which every user can read.
-Signals: SIGTERM and SIGINT end the client, SIGHUP makes it reconnect, SIGUSR2 writes counters to $FIREZONE_COUNTERS_FILE.
+Signals: SIGTERM and SIGINT end the client, SIGHUP makes it reconnect, SIGUSR2 writes its counters.
 Variables: RUST_LOG filters the log (info,firezone.proto=debug), FIREZONE_UDP_SEND_BUFFER_SIZE and
 FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
@@ -55,6 +55,9 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
 @click.option("--portal-api", cls=Option, envvar="FIREZONE_PORTAL_API", type=click.Choice(["v1", "v2"]), default="v1",
               show_default=True, help="Generation of the portal's protocol: every portal speaks v1, newer ones both.")  # fmt: skip
+@click.option("--counters-file", cls=Option, envvar="FIREZONE_COUNTERS_FILE", empty_is_unset=True, type=CountersFile(),
+              help="Write counters here on SIGUSR2 and at the end. "
+              "[default: on SIGUSR2 only, /run/firezone-client.counters.json]")  # fmt: skip
 @click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--inc-buf", cls=Option, envvar="FIREZONE_INC_BUF", is_flag=True,
@@ -64,7 +67,7 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 def main(
     mode: tuple[str, ...], api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int | None, dns_control: str, ca_file: Path | None, inc_buf: bool, check: bool,
-    exit_after_setup: bool, reader_threads: str, activate_internet_resource: bool, portal_api: str,
+    exit_after_setup: bool, reader_threads: str, activate_internet_resource: bool, portal_api: str, counters_file: Path | None,
 ) -> None:  # fmt: skip
     """Connects this machine to the resources a Firezone portal grants it."""
     from firezone.base.errors import ConfigError
@@ -92,7 +95,8 @@ def main(
         api_url=api_url, token=secret, device_id=device_id, name=identity.device_name(firezone_name),
         max_partition=max_partition_time, raise_buffers=inc_buf, dns_control=dns_control,
         portal_generation=int(portal_api[1:]), ca_file=None if ca_file is None else str(ca_file),
-        exit_after_setup=exit_after_setup, reader_threads=reader_threads, is_internet_active=activate_internet_resource,
+        exit_after_setup=exit_after_setup, counters_file=counters_file, reader_threads=reader_threads,
+        is_internet_active=activate_internet_resource,
         device_serial=identity.smbios_value("product_serial"), device_uuid=identity.smbios_value("product_uuid"),
     )  # fmt: skip
     try:

@@ -8,7 +8,7 @@ import click
 
 import firezone
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, CertificateFile, Duration, HostPort
+from firezone.cli.types import ApiUrl, CertificateFile, CountersFile, Duration, HostPort
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -20,8 +20,8 @@ Examples:
 The token is TOKEN, $FIREZONE_TOKEN, the file FIREZONE_TOKEN in systemd's $CREDENTIALS_DIRECTORY, or the token file.
 The gateway switches IP forwarding on and keeps one nftables table (firezone_gateway), which it removes at the end, as
 it does the rules that let the tunnel through chains of others that drop what they do not know (Docker).
-Signals: SIGTERM, SIGINT and SIGHUP say goodbye to every client and end the gateway, SIGUSR2 writes counters to
-$FIREZONE_COUNTERS_FILE. Variables: RUST_LOG filters the log, FIREZONE_UDP_SEND_BUFFER_SIZE and
+Signals: SIGTERM, SIGINT and SIGHUP say goodbye to every client and end the gateway, SIGUSR2 writes its
+counters. Variables: RUST_LOG filters the log, FIREZONE_UDP_SEND_BUFFER_SIZE and
 FIREZONE_UDP_RECV_BUFFER_SIZE set socket buffers in bytes. A switch's variable is true or false.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
@@ -57,6 +57,9 @@ Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
               help="Read TUN and UDP in threads of their own. auto: with four cores or more.")  # fmt: skip
 @click.option("--portal-api", cls=Option, envvar="FIREZONE_PORTAL_API", type=click.Choice(["v1", "v2"]), default="v1",
               show_default=True, help="Generation of the portal's protocol: every portal speaks v1, newer ones both.")  # fmt: skip
+@click.option("--counters-file", cls=Option, envvar="FIREZONE_COUNTERS_FILE", empty_is_unset=True, type=CountersFile(),
+              help="Write counters here on SIGUSR2 and at the end. "
+              "[default: on SIGUSR2 only, /run/firezone-gateway.counters.json]")  # fmt: skip
 @click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--no-inc-buf", cls=Option, envvar="FIREZONE_NO_INC_BUF", is_flag=True,
@@ -66,7 +69,7 @@ def main(
     token: str | None, api_url: str, token_path: Path, firezone_id: str | None, firezone_name: str | None, log_dir: Path | None,
     log_format: str, max_partition_time: int, health_check_addr: tuple[str, int], masquerade: tuple[str, ...], no_firewall: bool,
     ca_file: Path | None, no_inc_buf: bool, no_check: bool, reader_threads: str, open_own_address: bool,
-    portal_api: str,
+    portal_api: str, counters_file: Path | None,
 ) -> None:  # fmt: skip
     """Lets clients reach the resources of this site. TOKEN is better given as $FIREZONE_TOKEN: command lines are public."""
     from firezone.base.errors import ConfigError
@@ -93,7 +96,7 @@ def main(
         max_partition=max_partition_time, raise_buffers=not no_inc_buf, ca_file=None if ca_file is None else str(ca_file),
         health_check_address=health_check_addr, masquerade=masquerade, manage_firewall=not no_firewall,
         reader_threads=reader_threads, is_own_address_open=open_own_address,
-        portal_generation=int(portal_api[1:]),
+        portal_generation=int(portal_api[1:]), counters_file=counters_file,
     )  # fmt: skip
     start.run_program(run_gateway(config), prefix="Firezone gateway ended")
 

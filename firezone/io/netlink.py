@@ -25,6 +25,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from firezone.base.errors import ConfigError
 from firezone.base.limits import MAX_PACKET_SIZE
 from firezone.base.network_view import NetworkView, WayOut
+from firezone.io.threads import name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ class Netlink:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="netlink", initializer=name_thread, initargs=("netlink",))
         self._route: IPRoute | None = None
         self._routes: set[Network] = set()
         self._addresses: set[Any] = set()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from firezone.base.errors import ConfigError
+from firezone.io.threads import name_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +106,7 @@ class MetricExport:
             return  # It is a daemon: it ends with the program.
 
     def _run(self) -> None:
+        name_thread("otlp")
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
         while (item := self._queue.get()) is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from firezone.base.errors import ReaderStopped
 from firezone.io.reader import ReaderCore
+from firezone.io.threads import name_thread
 
 if TYPE_CHECKING:
     from firezone.io.tun_batch import TunBatchPort
@@ -72,6 +73,7 @@ class ReaderThread:
         return errors
 
     def _run(self) -> None:
+        name_thread(self.name)
         error = self._core.run()
         if not self._is_stopping:
             self._death = error

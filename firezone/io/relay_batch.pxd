@@ -1,4 +1,4 @@
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from firezone.io.udp_batch cimport fz_udp_stats
 from firezone.kernels.relay cimport fz_relay
@@ -14,6 +14,10 @@ cdef extern from "fz_pump.h" nogil:
         FZ_PUMP_BUSY
         FZ_PUMP_PUNTED
         FZ_PUMP_REFUSED
+        FZ_PUMP_LAP_READ
+        FZ_PUMP_LAP_ROUTE
+        FZ_PUMP_LAP_GROUP
+        FZ_PUMP_LAP_SEND
 
     ctypedef struct fz_pump_side:
         int epoll
@@ -25,6 +29,12 @@ cdef extern from "fz_pump.h" nogil:
         uint32_t run_count
         fz_udp_stats *read
 
+    ctypedef struct fz_pump_times:
+        uint64_t rounds
+        uint64_t sampled
+        int64_t *ns
+        int64_t wait_ns
+
     ctypedef struct fz_pump:
         fz_relay *relay
         const int32_t *fds
@@ -35,6 +45,7 @@ cdef extern from "fz_pump.h" nogil:
         uint32_t index
         int32_t row
         int error
+        fz_pump_times times
 
     uint32_t fz_pump_fill(int epoll, fz_ring *ring, uint32_t max_reads, fz_udp_stats *stats)
     int fz_pump_send(const int32_t *fds, fz_batch *b, const fz_run *run, int gso, int32_t *row, fz_udp_stats *stats)

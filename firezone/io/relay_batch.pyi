@@ -1,4 +1,4 @@
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +44,4 @@ class RelayPump:
     def side(self) -> int: ...
     @property
     def refused(self) -> tuple[int, int, int]: ...
+    def times(self) -> dict[str, Any]: ...

@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-from firezone.kernels.types cimport FZ_DROP, FZ_FORWARD, FZ_PREFIX_SIZE, FZ_PUNT, fz_addr, fz_row_init, fz_run
+from firezone.kernels.types cimport FZ_FORWARD, FZ_PREFIX_SIZE, fz_addr, fz_batch_account, fz_row_init, fz_run, histogram_tuple
 
 from firezone.kernels.types import ADDRESS, PREFIX_SIZE, RUN
 
@@ -123,21 +123,21 @@ cdef class PacketBatch:
         return np.flatnonzero(self.verdict[:self._c.n] == verdict)
 
     def count_reasons(self, uint32_t[::1] counters) -> int:
-        """Adds every dropped and punted row to counters[reason] and returns how many rows are punted.
+        """Ends a batch's books: adds its size to `sizes`, and every dropped and punted row to counters[reason].
 
-        Shapes: counters (256,) uint32.
+        Shapes:  counters (256,) uint32.
+        Returns: how many rows are punted.
         """
         if counters.shape[0] < 256:
             raise ValueError("Counters need 256 places, one per reason.")
-        cdef uint32_t i, punted = 0
+        cdef uint32_t punted
         with nogil:
-            for i in range(self._c.n):
-                if self._c.verdict[i] == FZ_DROP:
-                    counters[self._c.reason[i]] += 1
-                elif self._c.verdict[i] == FZ_PUNT:
-                    counters[self._c.reason[i]] += 1
-                    punted += 1
+            punted = fz_batch_account(&self._c, &counters[0])
         return punted
+
+    def sizes(self) -> tuple:
+        """Returns how many of the batches so far had how many rows (`base.histogram`), and their rows together."""
+        return histogram_tuple(&self._c.sizes)
 
 
 cdef class RunList:

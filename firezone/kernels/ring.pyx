@@ -12,7 +12,7 @@ import numpy as np
 from firezone.kernels.batch cimport PacketBatch, RunList
 from firezone.kernels.types cimport (
     FZ_PREFIX_SIZE, fz_addr, fz_batch, fz_ring, fz_ring_commit, fz_ring_consumer_sleeps, fz_ring_free, fz_ring_head,
-    fz_ring_ready, fz_ring_release, fz_ring_tail, fz_run,
+    fz_ring_ready, fz_ring_release, fz_ring_tail, fz_run, histogram_tuple,
 )
 
 from firezone.kernels.types import ADDRESS, SLOT_SIZE
@@ -81,6 +81,15 @@ cdef class PacketRing:
         if n > fz_ring_ready(self._c):
             raise ValueError(f"{n} slots cannot be released, {fz_ring_ready(self._c)} are in use.")
         return fz_ring_release(self._c, n)
+
+    def taken(self) -> tuple:
+        """Returns how often how many slots were given back at once (`base.histogram`), and all of them together."""
+        return histogram_tuple(&self._c.taken)
+
+    @property
+    def most_used(self) -> int:
+        """The most slots that were in use when some were given back."""
+        return self._c.most_used
 
     def consumer_sleeps(self) -> bool:
         """Announces that the consumer will sleep; False when slots have arrived meanwhile."""

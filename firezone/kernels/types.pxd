@@ -2,6 +2,15 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
+cdef extern from "fz_histogram.h" nogil:
+    enum:
+        FZ_HISTOGRAM_BUCKETS
+
+    ctypedef struct fz_histogram:
+        uint64_t *counts
+        uint64_t sum
+
+
 cdef extern from "fz_batch.h" nogil:
     enum:
         FZ_PREFIX_SIZE
@@ -45,10 +54,12 @@ cdef extern from "fz_batch.h" nogil:
         uint16_t *source_port
         uint16_t *destination_port
         int32_t *next
+        fz_histogram sizes
 
     void fz_row_init(fz_batch *b, uint32_t row, uint32_t slot, uint32_t offset, uint32_t length)
     void fz_row_drop(fz_batch *b, uint32_t row, uint8_t reason)
     void fz_row_punt(fz_batch *b, uint32_t row, uint8_t reason)
+    uint32_t fz_batch_account(fz_batch *b, uint32_t *reasons)
 
     ctypedef struct fz_run:
         int32_t first
@@ -71,6 +82,8 @@ cdef extern from "fz_ring.h" nogil:
         fz_addr *local
         fz_addr *remote
         uint8_t *ecn
+        fz_histogram taken
+        uint32_t most_used
 
     uint32_t fz_ring_free(fz_ring *r)
     uint32_t fz_ring_head(fz_ring *r)
@@ -80,3 +93,9 @@ cdef extern from "fz_ring.h" nogil:
     bint fz_ring_release(fz_ring *r, uint32_t n)
     bint fz_ring_consumer_sleeps(fz_ring *r)
     bint fz_ring_producer_sleeps(fz_ring *r)
+
+
+cdef inline tuple histogram_tuple(const fz_histogram *h):
+    """(Counts per bucket, the sum of all that was counted)."""
+    cdef Py_ssize_t i
+    return [h.counts[i] for i in range(FZ_HISTOGRAM_BUCKETS)], h.sum

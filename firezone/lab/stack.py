@@ -147,6 +147,7 @@ def start_relay(namespace: Namespace, name: str, addresses: Sequence[str], logs:
         "PUBLIC_IP4_ADDR": addresses[0],
         "PUBLIC_IP6_ADDR": addresses[1],
         "RUST_LOG": os.environ.get("RUST_LOG", "info"),
+        "FIREZONE_COUNTERS_FILE": str(logs / f"{name}.counters.json"),
     }
     relay = Program.start(name, namespace, python("firezone.relay"), logs, environment)
     relay.wait_for("joined the portal")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from firezone.base.secret import SecretText
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from firezone.base.timing import Instant
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
@@ -31,6 +33,8 @@ class TunnelConfig:
     """Of the portal's protocol, 1 or 2: what is asked for and how messages are called."""
     ca_file: str | None = None
     """Certificates to trust for the portal beside the system's; None: the system's only."""
+    counters_file: Path | None = None
+    """Where snapshots go, at the end too; None: see `loop.snapshot`."""
 
 
 @dataclass(frozen=True, slots=True)

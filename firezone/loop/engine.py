@@ -10,11 +10,12 @@ answer within the same system call, and what is done before that answer is read 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firezone.base.errors import FirezoneError
+from firezone.base.histogram import histogram_report
 from firezone.base.limits import READS_PER_ROUND
 from firezone.base.timing import MILLISECOND
 from firezone.datapath.path import Downlink, Uplink
@@ -22,6 +23,7 @@ from firezone.datapath.punt import deliver_punted
 from firezone.datapath.translator import Translator, needs_translation
 from firezone.kernels.types import Verdict
 from firezone.loop.errors import TickErrors
+from firezone.loop.stage_times import SAMPLE_EVERY, StageTimes, Timed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,19 @@ bulk transfer thinner, and delay timers."""
 ACTIVITY_DELAY = 50 * MILLISECOND
 """How long what the compiled path did may wait before the machine hears of it. Its timers count seconds; telling it after every
 packet costs as much as the packet, at a moment when the answer may be on its way."""
+
+_TIMED_CALLS = {
+    "machine": dict.fromkeys(
+        ("handle_packet", "handle_datagram", "handle_refused", "handle_control", "handle_activity", "handle_timeout",
+         "poll_timeout", "poll_transmit", "poll_packet", "poll_update"), "machine",
+    ),
+    "tun_source": {"fill": "read tun"},
+    "tun_sink": dict.fromkeys(("write_runs", "write", "waiting"), "write"),
+    "udp_sink": dict.fromkeys(("send_runs", "send", "waiting"), "send"),
+    "_uplink": {"run": "uplink"},
+    "_downlink": {"run": "downlink"},
+}  # fmt: skip
+"""Stages of a tick by what the engine calls for them: attribute, method, stage."""
 
 
 class Engine:
@@ -70,6 +85,10 @@ class Engine:
         self.reasons = np.zeros(256, np.uint32)
         """Rows dropped or punted since the start, by `types.Reason`."""
         self.ticks = 0
+        self._times = StageTimes()
+        self._timed_for: dict[str, Any] = {}
+        """The ends that `_timed` has under its stopwatch: they may be replaced."""
+        self._timed: dict[str, Any] = {}
         self.deadline: Instant | None = None
         """When the engine must tick again even if no source is ready."""
         self.deadline_reason = ""
@@ -90,8 +109,49 @@ class Engine:
         With `caller`, a source and the descriptor of it that became readable, the tick first works off what is there: asking
         the others as well would only make the packet wait that woke us.
         """
-        now = self.clock.now()
         self.ticks += 1
+        if self.ticks % SAMPLE_EVERY:
+            return self._tick(caller)
+        return self._timed_tick(caller)
+
+    def counters(self) -> dict[str, Any]:
+        """Returns what the ticks so far have moved and where their time went, as one JSON-ready object."""
+        sources = {"tun": (self.tun_source.ring, self._uplink.batch)}
+        sources |= {f"udp{n or ''}": (source.ring, self._downlink.batch) for n, source in enumerate(self.udp_sources)}
+        return {
+            "ticks": self.ticks,
+            "batches": {
+                name: {"reads": histogram_report(*ring.taken()), "rows": histogram_report(*batch.sizes())}
+                for name, (ring, batch) in sources.items()
+            },
+            "rings": {
+                name: {"slots": ring.slots, "used": ring.ready(), "most_used": ring.most_used}
+                for name, (ring, _) in sources.items()
+            },
+            "stages": {"every": SAMPLE_EVERY, **self._times.report()},
+        }
+
+    def _timed_tick(self, caller: tuple[Source, int] | None) -> bool:
+        """Runs the same tick with a stopwatch around what it calls."""
+        kept = {name: getattr(self, name) for name in (*_TIMED_CALLS, "udp_sources")}
+        if kept != self._timed_for:
+            self._timed_for, self._timed = kept, self._time_ends()
+        timed = self._timed
+        if caller is not None:
+            source = next(one for one in (timed["tun_source"], *timed["udp_sources"]) if one.target is caller[0])
+            caller = (source, caller[1])
+        self.__dict__.update(timed)
+        try:
+            return self._times.run(lambda: self._tick(caller))
+        finally:
+            self.__dict__.update(kept)
+
+    def _time_ends(self) -> dict[str, Any]:
+        timed: dict[str, Any] = {name: Timed(getattr(self, name), calls, self._times) for name, calls in _TIMED_CALLS.items()}
+        return timed | {"udp_sources": [Timed(source, {"fill": "read udp"}, self._times) for source in self.udp_sources]}
+
+    def _tick(self, caller: tuple[Source, int] | None) -> bool:
+        now = self.clock.now()
         if self._machine_due is not None and now >= self._machine_due[0]:
             self._call_timeout(now)
             self._take_outputs(now)

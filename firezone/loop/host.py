@@ -6,8 +6,6 @@ operating system is the same and stands here.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,9 +13,9 @@ import structlog
 
 from firezone.base.net import Endpoint
 from firezone.base.timing import SECOND
-from firezone.kernels.types import Reason
 from firezone.loop.engine import Engine
 from firezone.loop.errors import Severity, classify
+from firezone.loop.snapshot import reasons_report
 from firezone.loop.tunnel import Tunnel
 from firezone.proto.machine import Machine
 
@@ -71,8 +69,8 @@ class Host:
         self.tunnel = Tunnel(self.engine, self.timer, on_event=on_event, on_error=self._on_error)
         self.tunnel.start()
 
-    def close(self) -> None:
-        """Stops ticking, sends what is left for at most a second, and closes every end."""
+    def flush(self) -> None:
+        """Stops ticking and sends what is left for at most a second."""
         self.tunnel.stop()
         deadline = self.clock.now() + FLUSH_TIMEOUT
         while self.engine.tick() and self.clock.now() < deadline:
@@ -81,7 +79,9 @@ class Host:
             pass
         if (errors := self.engine.errors.take()) is not None:
             self._on_error(errors)
-        self.write_counters()
+
+    def close(self) -> None:
+        """Closes every end; `flush` comes before."""
         self.timer.close()
         self.ends.close()
 
@@ -93,24 +93,15 @@ class Host:
 
     def counters(self) -> dict[str, Any]:
         """Returns what happened since the start, as one JSON-ready object."""
-        reasons = self.engine.reasons
+        ends = self.ends.counters()
         return {
-            "ticks": self.engine.ticks,
+            **self.engine.counters(),
             "budget_exhausted": self.tunnel.budget.exhausted,
-            "rows": {reason.name.lower(): int(reasons[reason]) for reason in Reason if reasons[reason]},
+            **reasons_report(self.engine.reasons, {"udp": ends["udp"], "tun": ends["tun"]}),
             "errors": self.error_counts,
             "node": self._machine.statistics(self.clock.now()),
-            **self.ends.counters(),
+            **ends,
         }
-
-    def write_counters(self) -> None:
-        """Writes the counters to $FIREZONE_COUNTERS_FILE, when that is set."""
-        path = os.environ.get("FIREZONE_COUNTERS_FILE")
-        if not path:
-            return
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump(self.counters(), file, indent=1)
-        os.replace(f"{path}.new", path)
 
     def local_endpoints(self, addresses: list[str]) -> list[Endpoint]:
         """Returns the host addresses with the port of the socket of their family; families without a socket are left out."""

@@ -25,8 +25,10 @@ from firezone.io.deadline import DeadlineTimer
 from firezone.io.entropy import SystemRng
 from firezone.io.netlink import Netlink
 from firezone.io.network_changes import NetworkChanges
+from firezone.io.threads import name_thread
 from firezone.loop.host import Host
 from firezone.loop.portal_connection import PortalConnection
+from firezone.loop.snapshot import SnapshotFile
 from firezone.loop.user_agent import system_user_agent
 from firezone.proto.roaming import SUSPEND_CHECK_INTERVAL, Roaming, Verdict
 from firezone.proto.snownet.events import PathChosen
@@ -79,6 +81,7 @@ class TunnelProgram(Generic[State]):
         self.state.set_portal_reached(False, self.clock.now())
         self.host = Host(self.clock, ends, tables, DeadlineTimer())
         self.netlink = Netlink(ends.device) if ends.device is not None else None
+        self._snapshot = SnapshotFile(self.topic, config.counters_file, self._counters)
         self._fixed_addresses = addresses
         self._roaming = Roaming()
         self._offered: tuple[str, ...] = ()
@@ -124,6 +127,7 @@ class TunnelProgram(Generic[State]):
         """Comes before anything is set up on the host: a signal meanwhile must not leave half of it behind."""
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
+        self._snapshot.watch_signal(loop)
 
     # life
 
@@ -137,6 +141,7 @@ class TunnelProgram(Generic[State]):
         if self.config.raise_buffers:
             _raise_ceilings()
         if self._owns_process:
+            name_thread(f"fz-{self.topic}")
             self.install_signals(loop)
         try:
             if self.netlink is not None:
@@ -149,8 +154,6 @@ class TunnelProgram(Generic[State]):
                 self._suspend_watch = self._spawn(self._watch_for_suspend())
             await self._look_at_network()
             self._spawn(self._run_portal())
-            if self._owns_process:
-                loop.add_signal_handler(signal.SIGUSR2, self.host.write_counters)
             # What exists now lives as long as the program: the collector need not walk it again and again, which shows as
             # pauses of several milliseconds in the round trips.
             gc.collect()
@@ -243,11 +246,13 @@ class TunnelProgram(Generic[State]):
         if self._owns_process:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._hurry, loop)
-            loop.remove_signal_handler(signal.SIGUSR2)
         if hasattr(self.host, "engine"):
             self.portal.close()
             self.state.shutdown(self.clock.now())
             self.host.tunnel.touch()
+            self.host.flush()
+            if self._owns_process:
+                self._snapshot.finish()
             self.host.close()
         else:
             self.ends.close()
@@ -271,6 +276,9 @@ class TunnelProgram(Generic[State]):
         """Asked a third time: leaves everything to the kernel that the kernel takes back."""
         self.abandon()
         os._exit(0)
+
+    def _counters(self) -> dict[str, Any]:
+        return self.host.counters() if hasattr(self.host, "engine") else {}
 
     # what happens
 

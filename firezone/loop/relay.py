@@ -12,9 +12,9 @@ from firezone.io.deadline import DeadlineTimer
 from firezone.io.entropy import SystemRng
 from firezone.io.relay_sockets import RelaySockets
 from firezone.kernels.relay import RelayTable
-from firezone.kernels.types import Reason
 from firezone.loop.errors import Severity, classify
 from firezone.loop.relay_engine import LINGER_MS, RelayEngine
+from firezone.loop.snapshot import reasons_report
 from firezone.loop.tunnel import Tunnel
 from firezone.proto.relay.server import RelayServer
 
@@ -88,13 +88,14 @@ class Relay:
 
     def counters(self) -> dict[str, Any]:
         """Returns what happened since the start, as one JSON-ready object."""
-        reasons = self.engine.reasons
+        sockets = self.sockets.counters()
         return {
-            "ticks": self.engine.ticks,
-            "rows": {reason.name.lower(): int(reasons[reason]) for reason in Reason if reasons[reason]},
+            **self.engine.counters(),
+            "budget_exhausted": self._tunnel.budget.exhausted,
+            **reasons_report(self.engine.reasons, {"udp": sockets}),
             "errors": self.error_counts,
             "relayed": self.table.stats(),
-            "sockets": self.sockets.counters(),
+            "sockets": sockets,
             **self.server.counters.as_dict(),
         }
 

@@ -7,11 +7,12 @@ data its share of the core, and other networks their share of the rate.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firezone.base.bucket import TokenBucket
+from firezone.base.histogram import histogram_report
 from firezone.base.net import Transmit
 from firezone.base.timing import MILLISECOND
 from firezone.datapath.punt import endpoint_of
@@ -20,6 +21,7 @@ from firezone.io.relay_batch import BUSY, IDLE, PUNTED, REFUSED
 from firezone.io.relay_sockets import RELAY_RING_SLOTS
 from firezone.kernels.types import Reason, Verdict
 from firezone.loop.errors import TickErrors
+from firezone.loop.stage_times import StageTimes
 
 if TYPE_CHECKING:
     from firezone.base.timing import Instant
@@ -77,21 +79,46 @@ class RelayEngine:
         )  # fmt: skip
         table.share_punts((CLIENTS_AT_ONCE // 2, STRANGERS_AT_ONCE // 2, PEERS_AT_ONCE // 2), SHARE_PER_SECOND, SHARE_AT_ONCE)
         self._was_called = True
+        # One call of the pump lasts long enough, and one of the machine, that every one of them can be timed.
+        self._times = StageTimes()
+        self._run_pump = self._times.around("pump", self._pump.run)
+        self._call_timeout = self._times.around("machine", server.handle_timeout)
+        self._call_machine = self._times.around("machine", self._deliver_punted)
 
     def tick(self, caller: tuple[Source, int] | None = None) -> bool:
         """Runs one tick. True: a source or the machine may have more, tick again; False: sleep until input or `deadline`."""
-        now = self.clock.now()
         self.ticks += 1
+        return self._times.run(self._tick)
+
+    def _tick(self) -> bool:
+        now = self.clock.now()
         if self.deadline is not None and now >= self.deadline:
             self._was_called = True
             self.server.set_clock(now, self.clock.utc())
-            self.server.handle_timeout(now)
+            self._call_timeout(now)
         more = self._relay(now)
         self.sockets.waiting(now)
         self.is_held = bool(self.sockets.blocked_descriptors())
         outputs_left = self._was_called and self._take_outputs(now)
         self._finish(outputs_left)
         return more or outputs_left
+
+    def counters(self) -> dict[str, Any]:
+        """Returns what the ticks so far have moved and where their time went, as one JSON-ready object."""
+        rings = {"clients": self.sockets.listeners.ring, "peers": self.sockets.allocations.ring}
+        batches = dict(zip(rings, (path.batch for path in self._paths), strict=True))
+        return {
+            "ticks": self.ticks,
+            "batches": {
+                name: {"reads": histogram_report(*ring.taken()), "rows": histogram_report(*batches[name].sizes())}
+                for name, ring in rings.items()
+            },
+            "rings": {
+                name: {"slots": ring.slots, "used": ring.ready(), "most_used": ring.most_used} for name, ring in rings.items()
+            },
+            "stages": {"every": 1, **self._times.report()},
+            "pump": self._pump.times(),
+        }
 
     def open_sources(self) -> tuple[Source, ...]:
         """Returns the sources that may wake the engine: always both."""
@@ -123,10 +150,10 @@ class RelayEngine:
         self.table.allow_punts(now, before)
         outcome = BUSY
         for _ in range(PUMPS_PER_TICK):
-            outcome = self._pump.run(READS_PER_BATCH, PUMP_TIME, 0 if self.is_held else self._linger_ms, self.sockets.gso)
+            outcome = self._run_pump(READS_PER_BATCH, PUMP_TIME, 0 if self.is_held else self._linger_ms, self.sockets.gso)
             path = self._paths[self._pump.side]
             if outcome == PUNTED:
-                self._deliver_punted(path, now)
+                self._call_machine(path, now)
             elif outcome == REFUSED:
                 self.sockets.handle_refused(path.batch, path.runs, *self._pump.refused, now)
             else:

@@ -29,15 +29,18 @@ from firezone.io.health import HealthServer
 from firezone.io.http_server import Answer, HttpServer
 from firezone.io.otlp import MetricExport
 from firezone.io.service_manager import notify_ready
+from firezone.io.threads import name_thread
 from firezone.loop.portal_connection import PortalConnection
 from firezone.loop.relay import Relay, RelayConfig
 from firezone.loop.relay_metrics import exported, metrics, relayed_bytes, throughput_text
+from firezone.loop.snapshot import SnapshotFile
 from firezone.loop.user_agent import system_user_agent
 from firezone.proto.phoenix.login import LoginUrl
 from firezone.wire.portal import relay as wire
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from firezone.base.secret import SecretText
 
@@ -74,6 +77,8 @@ class RelayProgramConfig:
     control_address: tuple[str, int] | None = None
     metrics_endpoint: str | None = None
     """`host:port` of an OpenTelemetry collector (OTLP over gRPC)."""
+    counters_file: Path | None = None
+    """Where snapshots go, at the end too; None: see `loop.snapshot`."""
 
 
 class RelayProgram:
@@ -94,6 +99,7 @@ class RelayProgram:
         self._health = HealthServer(config.health_check_address, lambda: self.is_ready, ready_body=version)
         self._control = HttpServer(config.control_address, self._on_order, what="control endpoint")
         self._metrics: MetricExport | None = None
+        self._snapshot = SnapshotFile("relay", config.counters_file, self._relay_counters)
 
     @property
     def is_ready(self) -> bool:
@@ -109,9 +115,11 @@ class RelayProgram:
         """
         loop = asyncio.get_running_loop()
         if self._owns_process:
+            name_thread("fz-relay")
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                     loop.add_signal_handler(number, self.stop)
+            self._snapshot.watch_signal(loop)
         self.relay = Relay(self.config.relay, on_fatal=self._fail)
         try:
             self.relay.start()
@@ -143,6 +151,9 @@ class RelayProgram:
     def counters(self) -> dict[str, Any]:
         """Returns what happened since the start, as one JSON-ready object."""
         return metrics(self.relay.counters(), firezone.__version__)
+
+    def _relay_counters(self) -> dict[str, Any]:
+        return self.relay.counters()
 
     def _tell_what_is_served(self) -> None:
         relay = self.config.relay
@@ -225,6 +236,8 @@ class RelayProgram:
 
     async def _end(self) -> None:
         self._is_serving = False
+        if self._owns_process:
+            self._snapshot.finish()
         self.relay.stop()
         if self._metrics is not None:
             self._metrics.close()

@@ -11,7 +11,7 @@ import click
 import firezone
 from firezone.base.limits import MAX_ALLOCATIONS_PER_ADDRESS
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, CertificateFile, Collector, Duration, HostPort, IpAddress
+from firezone.cli.types import ApiUrl, CertificateFile, Collector, CountersFile, Duration, HostPort, IpAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ an ordinary TURN server (realm firezone); --credentials prints a username and pa
 Firewall: let in UDP on the listen port and on the ports of allocations; let out TCP to the portal. Keep the kernel's own
 ports (net.ipv4.ip_local_port_range) apart from those of allocations. No root is needed.
 Orders: POST /log_filter?directives=debug and GET /metrics on the control endpoint. $RUST_LOG filters the log.
-Signals: SIGTERM, SIGINT and SIGHUP end the relay at once.
+Signals: SIGTERM, SIGINT and SIGHUP end the relay at once, SIGUSR2 writes its counters.
 Exit status: 0 ended by a signal, 1 an error told in one line, 2 wrong usage."""
 
 _SPACE = "this version relays in user space only"
@@ -113,6 +113,9 @@ def _without_effect(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--log-format", cls=Option, envvar=["FIREZONE_LOG_FORMAT", "LOG_FORMAT"], empty_is_unset=True, default="human",
               show_default=True, type=click.Choice(["human", "json", "google-cloud"]),
               help="Format of the log on stdout.")  # fmt: skip
+@click.option("--counters-file", cls=Option, envvar="FIREZONE_COUNTERS_FILE", empty_is_unset=True, type=CountersFile(),
+              help="Write counters here on SIGUSR2 and at the end. "
+              "[default: on SIGUSR2 only, /run/firezone-relay.counters.json]")  # fmt: skip
 @click.option("--ca-file", cls=Option, envvar="FIREZONE_CA_FILE", type=CertificateFile(),
               help="Trust this certificate authority (PEM) for the portal instead of the system's.")  # fmt: skip
 @click.option("--rng-seed", cls=Option, envvar="RNG_SEED", empty_is_unset=True, type=click.IntRange(0, 2**64 - 1),
@@ -125,6 +128,7 @@ def main(
     firezone_name: str | None, secret: str | None, credentials: int | None, allocations_per_address: int,
     max_partition_time: int, health_check_addr: tuple[str, int], control_endpoint: tuple[str, int],
     otlp_grpc_endpoint: str | None, log_dir: Path | None, log_format: str, ca_file: Path | None, rng_seed: int | None, check: bool,
+    counters_file: Path | None,
 ) -> None:  # fmt: skip
     """Relays between clients and gateways that no direct path joins. It sees only what they encrypted for each other.
 
@@ -162,7 +166,7 @@ def main(
         addresses = public_ip4_addr, public_ip6_addr, bind_ip4_addr, bind_ip6_addr
         config = _config(
             addresses, (listen_port, lowest_port, highest_port), own, portal, allocations_per_address, rng_seed,
-            health_check_addr, control_endpoint, otlp_grpc_endpoint,
+            health_check_addr, control_endpoint, otlp_grpc_endpoint, counters_file,
         )  # fmt: skip
     except ConfigError as error:
         start.fail("", error)
@@ -199,7 +203,7 @@ def _portal(
 def _config(
     addresses: tuple[str | None, str | None, str, str], ports: tuple[int, int, int], secret: SecretText | None,
     portal: RelayPortal | None, allocations_per_address: int, rng_seed: int | None, health: tuple[str, int],
-    control: tuple[str, int], metrics: str | None,
+    control: tuple[str, int], metrics: str | None, counters_file: Path | None,
 ) -> RelayProgramConfig:  # fmt: skip
     """Joins the options. Raises UsageError when they do not fit each other, ConfigError when one of them cannot be had here."""
     from ipaddress import ip_address
@@ -235,7 +239,9 @@ def _config(
         login_url(portal, relay)
     if metrics is not None:
         check_export()
-    return RelayProgramConfig(relay, portal, health_check_address=health, control_address=control, metrics_endpoint=metrics)
+    return RelayProgramConfig(
+        relay, portal, health_check_address=health, control_address=control, metrics_endpoint=metrics, counters_file=counters_file
+    )
 
 
 def _summary(config: RelayProgramConfig) -> str:

@@ -160,7 +160,39 @@ def plain_tun(stack: Stack) -> dict[str, Any]:
     return {"megabytes": [size // 1_000_000 for size in moved], "offload": [counters["offload"] for counters in tun]}
 
 
+def snapshots(stack: Stack) -> dict[str, Any]:
+    """SIGUSR2 to every program after a transfer that one end had to drop something of; then a flood of signals during another."""
+    client = stack.topology.client
+    start_iperf(stack.topology.resource, stack.logs)
+    alone = throughput(client, RESOURCE_ADDRESS, 2)["gbps"]
+    too_large = client.command("ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-M", "dont", "-s", "2000", RESOURCE_ADDRESS)
+    subprocess.run(too_large, capture_output=True, check=False)
+    programs = {name: program for name in ("client", "gateway", "relay") if (program := getattr(stack, name)) is not None}
+    found: dict[str, Any] = {}
+    for name, program in programs.items():
+        program.process.send_signal(signal.SIGUSR2)
+        program.wait_for("counters written")
+        found[name] = {**stack.counters(name), "mode": oct((stack.logs / f"{name}.counters.json").stat().st_mode & 0o7777)}
+    is_over, sent = threading.Event(), 0
+
+    def flood() -> None:
+        nonlocal sent
+        while not is_over.wait(0.0005):
+            sent += len(programs)
+            for program in programs.values():
+                program.process.send_signal(signal.SIGUSR2)
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    flooded = throughput(client, RESOURCE_ADDRESS, 2)["gbps"]
+    is_over.set()
+    flooder.join()
+    written = {name: program.log.read_text().count("counters written") for name, program in programs.items()}
+    return {"programs": found, "sent": sent, "written": written, "ratio": flooded / alone, "complaints": stack.complaints()}
+
+
 SCENARIOS = {
+    "snapshots": snapshots,
     "plain_tun": plain_tun,
     "device_deleted": device_deleted,
     "kill_and_restart": kill_and_restart,

@@ -5,6 +5,8 @@ client ── router (NAT) ── public segment with the portal ── gateway 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.harness.lab import RETRY_LIMIT_S, run
@@ -64,3 +66,57 @@ def test_a_whole_transfer_crosses_a_tun_device_without_offload() -> None:
     found = run("plain_tun")
     assert found["offload"] == ["none", "none"]
     assert all(size > 5 for size in found["megabytes"]), found
+
+
+@pytest.fixture(scope="module", params=["on", "off"])
+def snapshots(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What `snapshots` found over a relay, with reader threads and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIREZONE_READER_THREADS", request.param)
+        return {**run("snapshots-relayed"), "readers": request.param}
+
+
+def test_every_program_tells_what_it_has_done(snapshots: dict[str, Any]) -> None:
+    for name, found in snapshots["programs"].items():
+        assert (found["format"], found["program"], found["mode"]) == (1, name, "0o600")
+        assert found["uptime_s"] > found["cpu_s"] > 0.2
+        assert found["ticks"] > 100
+        for source in found["batches"].values():
+            for sizes in source.values():
+                assert sizes["count"] > 100
+                assert sizes["count"] == sum(sizes["sizes"].values())
+                assert sizes["sum"] >= sizes["count"]
+        assert all(0 < ring["most_used"] <= ring["slots"] for ring in found["rings"].values())
+        stages = found["stages"]
+        assert stages["sampled"] == found["ticks"] // stages["every"]
+        assert sum(stages["ns"].values()) == stages["total_ns"]
+        assert all(0 < ns <= stages["total_ns"] for ns in stages["ns"].values())
+
+
+def test_clients_and_gateways_tell_their_stages_drops_and_threads(snapshots: dict[str, Any]) -> None:
+    ends = [snapshots["programs"][name] for name in ("client", "gateway")]
+    for name, found in zip(("client", "gateway"), ends, strict=True):
+        assert {"read tun", "read udp", "send", "write", "other"} < found["stages"]["ns"].keys()
+        # Segments of one super-packet are one read and many rows.
+        assert found["batches"]["tun"]["rows"]["sum"] > found["batches"]["tun"]["reads"]["sum"]
+        threads = {thread["name"]: thread["user_s"] + thread["system_s"] for thread in found["threads"]}
+        assert threads[f"fz-{name}"] > 0.1
+        assert "netlink" in threads
+        assert ({"udp reader", "tun reader"} <= threads.keys()) == (snapshots["readers"] == "on")
+    assert ends[0]["drops"]["fragment"] == 4
+
+
+def test_a_relay_tells_what_its_pump_does(snapshots: dict[str, Any]) -> None:
+    relay = snapshots["programs"]["relay"]
+    assert relay["stages"]["ns"].keys() == {"pump", "machine", "other"}
+    assert relay["pump"]["rounds"] // 16 <= relay["pump"]["sampled"] <= relay["pump"]["rounds"] // 16 + 1
+    assert all(ns > 0 for ns in relay["pump"]["ns"].values())
+    assert relay["relayed"]["to_peers_bytes"] + relay["relayed"]["to_clients_bytes"] > 1_000_000
+    assert relay["threads"][0]["name"] == "fz-relay"
+
+
+def test_a_flood_of_signals_costs_a_transfer_little(snapshots: dict[str, Any]) -> None:
+    assert snapshots["sent"] > 1000
+    assert all(2 < written < 30 for written in snapshots["written"].values()), snapshots["written"]
+    assert snapshots["ratio"] > KEPT_RATE
+    assert not snapshots["complaints"]

@@ -13,6 +13,7 @@ Source: Firezone's snownet.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -50,7 +51,8 @@ from firezone.wire.wireguard import MessageType, classify, receiver_index
 
 MAX_LOCAL_ADDRESSES = 32
 """Host candidates offered per connection. With as many of the peer's, more would only fill the 100 pairs with bad ones."""
-
+LISTED_CONNECTIONS = 256
+"""Connections that a report has one by one, half a KiB each: a gateway with thousands must not stop for its report."""
 
 _COUNTS = ("sent", "received", "keepalives", "sent_bytes", "received_bytes")
 """Columns of an activity record, as `Connection.handle_activity` takes them."""
@@ -306,13 +308,18 @@ class Node:
         return len(self._connections)
 
     def statistics(self, now: Instant) -> dict[str, Any]:
-        """Returns what was sent and received, and what was dropped, as one JSON-ready object; `ended` are sums."""
+        """Returns what was sent and received, and what was dropped, as one JSON-ready object; `ended` are sums.
+
+        Of many connections those are listed that have moved the most bytes; `connection_count` are all.
+        """
         own = {connection.cid: connection.statistics() for connection in self._connections}
+        busiest = heapq.nlargest(LISTED_CONNECTIONS, own, key=lambda cid: own[cid].sent_bytes + own[cid].received_bytes)
         return {
             "stun_to_relays_bytes": self._outbox.control_bytes,
             "dropped": asdict(self.counters),
             "paths": dict(Counter(statistics.path for statistics in own.values() if statistics.path)),
-            "connections": {cid: statistics.to_report(now) for cid, statistics in own.items()},
+            "connection_count": len(own),
+            "connections": {cid: own[cid].to_report(now) for cid in busiest},
             "ended": self._ended.to_report(now),
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 
 from firezone.base.timing import SECOND
 from firezone.cli.options import Option
-from firezone.cli.types import ApiUrl, DnsControl, Duration, HostPort, IpAddress, OutputFile, Seconds
+from firezone.cli.types import ApiUrl, CountersFile, DnsControl, Duration, HostPort, IpAddress, OutputFile, Seconds
 
 
 def convert(kind: click.ParamType[Any], text: str) -> Any:
@@ -170,3 +172,30 @@ def test_an_output_file_is_one_that_can_be_written_later(tmp_path: Path) -> None
     for wrong in (tmp_path, tmp_path / "no" / "new.json", Path("/proc/new.json")):
         with pytest.raises(click.BadParameter, match=r"cannot be written: .*directory"):
             OutputFile().convert(str(wrong), None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing/counters.json", "there is no directory"),
+        (".", "is no file"),
+        ("pipe", "is no file"),
+        ("file/x", "there is no directory"),
+    ],
+)
+def test_counters_go_to_a_file_in_a_directory_that_is_there(tmp_path: Path, name: str, says: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    with pytest.raises(click.BadParameter, match=says):
+        convert(CountersFile(), str(tmp_path / name))
+    assert convert(CountersFile(), str(tmp_path / "new.json")) == tmp_path / "new.json"
+    assert convert(CountersFile(), str(tmp_path / "file")) == tmp_path / "file"
+
+
+@pytest.mark.parametrize("program", ["client", "gateway", "relay"])
+def test_a_wrong_place_for_counters_is_told_before_anything_starts(program: str) -> None:
+    main = importlib.import_module(f"firezone.{program}.__main__").main
+    done = CliRunner().invoke(main, ["--counters-file", "/dev/null"])
+    assert done.exit_code == 2
+    assert "/dev/null is no file: the counters would replace it." in done.output
+    assert f"/run/firezone-{program}.counters.json" in "".join(CliRunner().invoke(main, ["--help"]).output.split())
