@@ -14,6 +14,7 @@ from firezone.cli.types import OutputFile, Seconds
 from perf import figures, inside, picture, results, tunnels
 from perf.goals import judge
 from perf.regressions import compare
+from perf.report import Report
 
 if TYPE_CHECKING:
     from perf.results import Result, Run
@@ -29,6 +30,7 @@ Examples:
   ./dev perf --rounds 5 --against base.json   ... which is done here; exit status 1 when something is worse
   ./dev perf --limit prototype.json           draws ceilings measured elsewhere, and judges against them:
                                               {"name": "prototype", "figures": {"up_gbps": 12.3}}
+  ./dev perf --from new.json --against base.json --png new.png   the same of stored runs, without measuring
   ./dev perf --list                           the contenders and the rows of this machine
 \b
 Contenders: veth without a tunnel (the limit that every picture has), this tunnel direct, over our relay and over coturn,
@@ -59,10 +61,12 @@ class File(click.Path):
 @click.option("--png", "png_file", type=OutputFile(), help="Where to draw the picture. [default: beside the figures]")
 @click.option("--limit", "limits", multiple=True, type=File(), help="Ceilings to draw and to judge against. Repeatable.")
 @click.option("--against", type=File(), help="Figures of an earlier run: tell what is worse by more than both runs scatter.")
+@click.option("--from", "stored", type=File(), help="Tell and draw again what an earlier run has stored; measure nothing.")
+@click.option("--markdown", "is_markdown", is_flag=True, help="Print the tables for a page of Markdown.")
 @click.option("--no-newest", is_flag=True, help="Do not build the newest wireguard-go from its Go module.")
 def main(
     rounds: int, seconds: float, quick: bool, only: tuple[str, ...], rows: tuple[str, ...], is_list: bool, json_file: Path | None,
-    png_file: Path | None, limits: tuple[Path, ...], against: Path | None, no_newest: bool,
+    png_file: Path | None, limits: tuple[Path, ...], against: Path | None, stored: Path | None, is_markdown: bool, no_newest: bool,
 ) -> None:  # fmt: skip
     """Compares tunnels on this machine, over one topology with an inner MTU of 1280: throughput of TCP and UDP, round trips idle
     and under load, small packets, what it costs in CPU, system calls, context switches and memory, and new connections.
@@ -74,6 +78,11 @@ def main(
     before = _read(results.read, against, "--against") if against else None
     if png_file and not picture.can_draw():
         raise click.UsageError(picture.MISSING)
+    if stored:
+        run = _read(results.read, stored, "--from")
+        if png_file:
+            picture.draw(run, ceilings, png_file)
+        sys.exit(1 if _tell(run, ceilings, before, Report(is_markdown)) else 0)
     groups = _choose_groups(rows)
     if not inside.is_inside():
         found = inside.find(only, is_newest_built=not no_newest)
@@ -81,7 +90,7 @@ def main(
         return
     run, failures = _measure(groups, 1 if quick else rounds, min(seconds, QUICK_SECONDS) if quick else seconds)
     _store(run, ceilings, json_file or results.default_path(), png_file)
-    is_worse = _tell(run, ceilings, before)
+    is_worse = _tell(run, ceilings, before, Report(is_markdown))
     for failure in failures:
         click.echo(f"not measured: {failure}", err=True)
     sys.exit(1 if failures or is_worse else 0)
@@ -137,10 +146,8 @@ def _store(run: Run, ceilings: list[Result], json_file: Path, png_file: Path | N
         click.echo(f"no picture: {picture.MISSING}", err=True)
 
 
-def _tell(run: Run, ceilings: list[Result], before: Run | None) -> bool:
+def _tell(run: Run, ceilings: list[Result], before: Run | None, report: Report) -> bool:
     """Prints everything; returns whether something is worse than before."""
-    from perf import report
-
     report.print_run(run, ceilings)
     report.print_scores(judge(run, ceilings))
     if before is None:

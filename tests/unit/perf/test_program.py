@@ -22,8 +22,10 @@ def say(*arguments: str) -> Answer:
 
 
 def run_of(*names: str) -> Run:
-    rounds = [{figure.key: float(number + turn) for number, figure in enumerate(FIGURES)} for turn in range(3)]
-    return Run([Result(name, "1", rounds) for name in names], 3, 1.0)
+    def rounds() -> list[dict[str, float]]:
+        return [{figure.key: float(number + turn) for number, figure in enumerate(FIGURES)} for turn in range(3)]
+
+    return Run([Result(name, "1", rounds()) for name in names], 3, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,25 @@ def test_figures_of_an_earlier_run_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "before.json"
     write(run_of(OURS), path)
     assert say("--list", "--against", str(path)).exit_code == 0
+
+
+def test_stored_run_is_told_drawn_and_compared_again(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    before, after, drawn = (tmp_path / name for name in ("before.json", "after.json", "new.png"))
+    write(run_of(VETH, OURS), before)
+    slower = run_of(VETH, OURS)
+    for one in slower.results[1].rounds:
+        one["up_gbps"] /= 10
+    write(slower, after)
+    same = say("--from", str(before), "--against", str(before), "--png", str(drawn))
+    assert same.exit_code == 0, same.output
+    assert "0 changed beyond the scatter" in same.output
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    worse = say("--from", str(after), "--against", str(before), "--markdown")
+    assert worse.exit_code == 1
+    assert "1 changed beyond the scatter" in worse.output
+    assert "| TCP, 1 stream, up, Gbit/s " in worse.output
+    assert "| this tunnel | TCP, 1 stream, up | times veth, no tunnel |" in worse.output
 
 
 def test_limit_is_drawn_in_and_named(tmp_path: Path) -> None:
