@@ -117,7 +117,7 @@ static void seal_group(queue *q, const fz_aead_job *jobs, uint32_t n) {
   flush(q);
   for (uint32_t i = 0; i < n; i++) messages[i] = (message){jobs[i].out, keys[i], jobs[i].tag, jobs[i].length};
   authenticate(messages, n);
-  fz_wipe(keys, sizeof keys);
+  fz_wipe(keys, n * BLOCK_SIZE);
 }
 
 /* Key stream of first blocks, computed in lanes that one-time keys alone would have left idle. */
@@ -166,21 +166,31 @@ static size_t open_group(queue *q, fz_aead_job *jobs, uint32_t n) {
     push_text(q, &jobs[i], early.blocks[i]);
   }
   flush(q);
-  fz_wipe(keys, sizeof keys);
+  fz_wipe(keys, n * BLOCK_SIZE);
   fz_wipe(&early, sizeof early);
   return authentic;
 }
 
-/* Groups of the batch are of about the same size, since a small last one would leave lanes of Poly1305 idle. */
 INLINE uint32_t group_size(size_t n) { return n < MAC_GROUP ? (uint32_t)n : MAC_GROUP; }
+
+/* What one message needs of stack, and what more do, with something over. */
+FZ_WIPE_STACK(wipe_stack_of_one, 3456)
+FZ_WIPE_STACK(wipe_stack, 5120)
+
+/* The secrets in the queue, and those that the compiler left on the stack. */
+static void wipe(queue *q, size_t n) {
+  fz_wipe(q->state, sizeof q->state);
+  fz_wipe(q->spare, sizeof q->spare);
+  if (n == 1) wipe_stack_of_one();
+  else wipe_stack();
+}
 
 INLINE void seal_all(fz_aead_job *jobs, size_t n) {
   queue q;
   reset(&q);
   q.key = NULL;
   for (size_t at = 0; at < n; at += MAC_GROUP) seal_group(&q, jobs + at, group_size(n - at));
-  fz_wipe(&q, sizeof q);
-  fz_wipe_stack();
+  wipe(&q, n);
 }
 
 INLINE size_t open_all(fz_aead_job *jobs, size_t n) {
@@ -189,8 +199,7 @@ INLINE size_t open_all(fz_aead_job *jobs, size_t n) {
   reset(&q);
   q.key = NULL;
   for (size_t at = 0; at < n; at += MAC_GROUP) authentic += open_group(&q, jobs + at, group_size(n - at));
-  fz_wipe(&q, sizeof q);
-  fz_wipe_stack();
+  wipe(&q, n);
   return authentic;
 }
 

@@ -55,12 +55,14 @@ static void authenticate(const fz_aead_job *job, const uint8_t *text, uint8_t ta
   fz_wipe(key, sizeof key);
 }
 
+FZ_WIPE_STACK(wipe_stack, 1024)
+
 void fz_aead_seal_portable(fz_aead_job *jobs, size_t n) {
   for (fz_aead_job *job = jobs; job < jobs + n; job++) {
     chacha20(job);
     authenticate(job, job->out, job->tag);
   }
-  fz_wipe_stack();
+  wipe_stack();
 }
 
 size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
@@ -72,6 +74,6 @@ size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
     if (job->ok) chacha20(job);
     authentic += job->ok;
   }
-  fz_wipe_stack();
+  wipe_stack();
   return authentic;
 }

@@ -79,13 +79,15 @@ static inline void fz_wipe(void *p, size_t n) {
   __asm__ __volatile__("" : : "r"(p) : "memory");
 }
 
-#define FZ_DEAD_STACK 5120u /* bytes: the deepest of the functions that are called, and a little more */
-
-/* Zeroes the stack beyond the caller's frame: what functions that it called have left there, above all the words of secrets that the
- * compiler moved out of registers, which no one can wipe by name. */
-__attribute__((noinline, unused)) static void fz_wipe_stack(void) {
-  uint8_t dead[FZ_DEAD_STACK];
-  fz_wipe(dead, sizeof dead);
-}
+/* Makes a function that zeroes the stack beyond its caller's frame, `size` bytes of it: what functions that were called before have
+ * left there, above all words of secrets that the compiler moved out of registers, which no one can wipe by name. */
+#define FZ_WIPE_STACK(name, size)                                               \
+  __attribute__((noinline)) static void name(void) {                            \
+    uint8_t dead[size] __attribute__((aligned(64)));                            \
+    for (size_t i = 0; i < sizeof dead; i += 64) {                              \
+      memset(dead + i, 0, 64); /* in the loop, not as a call, which is slower */ \
+      __asm__ __volatile__("" : : "r"(dead + i) : "memory");                    \
+    }                                                                           \
+  }
 
 #endif

@@ -29,10 +29,10 @@ __attribute__((noinline)) static void forget(fz_aead_job *job) {
   __asm__ volatile("" : : "r"(copy) : "memory");
 }
 
-void fz_leftovers(fz_aead_job *job, int way, const uint64_t *secrets, size_t n, uint8_t *found) {
+void fz_leftovers(fz_aead_job *jobs, size_t n_jobs, int way, const uint64_t *secrets, size_t n, uint8_t *found) {
   paint();
-  if (way == 2) forget(job);
-  else if (way == 1) fz_aead_seal(job, 1);
-  else fz_aead_open(job, 1);
+  if (way == 2) forget(jobs);
+  else if (way == 1) fz_aead_seal(jobs, n_jobs);
+  else fz_aead_open(jobs, n_jobs);
   search(secrets, n, found);
 }

@@ -102,14 +102,15 @@ class Library:
         assert count == sum(job.ok for job in jobs)
         return [bool(job.ok) for job in jobs]
 
-    def leftovers(self, packet: Packet, is_seal: bool, secrets: bytes, *, leaves_them: bool = False) -> list[int]:
-        """Returns which 8-byte pieces of `secrets` stand on the dead stack after one packet was sealed or opened.
+    def leftovers(self, packets: Sequence[Packet], is_seal: bool, secrets: bytes, *, leaves_them: bool = False) -> list[int]:
+        """Returns which 8-byte pieces of `secrets` stand on the dead stack after packets were sealed or opened.
 
         With `leaves_them` a function that forgets to wipe takes the place of the AEAD.
         """
         found = ctypes.create_string_buffer(len(secrets) // 8)
         way = 2 if leaves_them else int(is_seal)
-        self._c.fz_leftovers(ctypes.byref(packet.job), way, secrets, ctypes.c_size_t(len(secrets) // 8), found)
+        sizes = ctypes.c_size_t(len(packets)), ctypes.c_size_t(len(secrets) // 8)
+        self._c.fz_leftovers(self._array(packets), sizes[0], way, secrets, sizes[1], found)
         return [i for i, mark in enumerate(found.raw) if mark]
 
     @staticmethod

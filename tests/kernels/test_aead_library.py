@@ -173,16 +173,18 @@ def secrets_of(key: bytes, counter: int, blocks: int) -> bytes:
 
 def test_the_search_finds_what_was_not_wiped(library: Library) -> None:
     key = random.Random(1).randbytes(32)
-    assert library.leftovers(Packet(key, 7, b""), True, secrets_of(key, 7, 0), leaves_them=True)[:4] == [0, 1, 2, 3]
+    assert library.leftovers([Packet(key, 7, b"")], True, secrets_of(key, 7, 0), leaves_them=True)[:4] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("is_seal", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
 @pytest.mark.parametrize("length", [40, 200, 1424, 3000])
-def test_no_key_and_no_key_stream_stays_on_the_stack(library: Library, length: int, is_seal: bool) -> None:
+def test_no_key_and_no_key_stream_stays_on_the_stack(library: Library, length: int, count: int, is_seal: bool) -> None:
     rng = random.Random(length)
-    key, text = rng.randbytes(32), rng.randbytes(length)
-    sealed = ChaCha20Poly1305(key).encrypt(twin.nonce_of(7), text, None)
-    secrets = secrets_of(key, 7, (length + 63) // 64)
-    packet = Packet(key, 7, text if is_seal else sealed[:-16], sealed[-16:])
-    assert library.leftovers(packet, is_seal, secrets) == []
-    assert packet.out == (sealed[:-16] if is_seal else text)
+    keys, texts = [rng.randbytes(32) for _ in range(count)], [rng.randbytes(length) for _ in range(count)]
+    sealed = [ChaCha20Poly1305(key).encrypt(twin.nonce_of(7), text, None) for key, text in zip(keys, texts, strict=True)]
+    contents = texts if is_seal else [whole[:-16] for whole in sealed]
+    packets = [Packet(key, 7, content, whole[-16:]) for key, content, whole in zip(keys, contents, sealed, strict=True)]
+    secrets = b"".join(secrets_of(key, 7, 1) for key in keys[:-1]) + secrets_of(keys[-1], 7, (length + 63) // 64)
+    assert library.leftovers(packets, is_seal, secrets) == []
+    assert [packet.out for packet in packets] == ([whole[:-16] for whole in sealed] if is_seal else texts)
