@@ -27,22 +27,20 @@ from firezone.kernels.offload cimport fz_group_runs, fz_join_batch, fz_split_bat
 from firezone.kernels.ring cimport PacketRing
 from firezone.kernels.route cimport RouteTable, fz_route_batch
 from firezone.kernels.session cimport SessionTable, fz_open_finish, fz_open_prepare, fz_seal_prepare
-from firezone.kernels.types cimport FZ_DROP, FZ_PUNT, fz_batch, fz_ring_ready
+from firezone.kernels.types cimport fz_batch, fz_batch_account, fz_ring_ready
 
 from firezone.base import limits
 
 cdef extern from "fz_stopwatch.h" nogil:
     ctypedef struct fz_stopwatch:
         uint64_t ns[8]
+        uint32_t is_on
 
     void fz_stopwatch_start(fz_stopwatch *w)
     void fz_stopwatch_lap(fz_stopwatch *w, uint32_t stage)
 
 SLAB_SIZE = limits.READS_PER_ROUND * (1 << 16) + limits.BATCH_ROWS * limits.WIREGUARD_OVERHEAD + limits.MAX_PACKET_SIZE
 """Room for a full round: eight super-packets and the overhead of every segment they can be cut into."""
-
-cdef enum:
-    SIZES = 13  # 0, 1, 2-3, 4-7, ... 2048 rows
 
 cdef enum:  # stages of the stopwatch
     SPLIT, UP_PARSE, ROUTE, UP_TRANSLATE, UP_FILTER, SEAL, GROUP
@@ -67,7 +65,6 @@ cdef class _Direction:
     cdef FilterTable _filters
     cdef NatTable _nat
     cdef uint32_t[::1] _reasons
-    cdef uint64_t _sizes[SIZES]
     cdef fz_stopwatch _watch
 
     def __cinit__(self, object tables, uint32_t[::1] reasons not None):
@@ -81,9 +78,13 @@ cdef class _Direction:
         self.runs._make_table(limits.BATCH_ROWS)
 
     @property
-    def sizes(self) -> list:
-        """How many batches had 0, 1, 2 to 3, 4 to 7 ... rows."""
-        return [self._sizes[n] for n in range(SIZES)]
+    def is_timed(self) -> bool:
+        """Whether the stages are timed: seven readings of the clock a batch, a tenth of what a batch of one packet takes."""
+        return self._watch.is_on != 0
+
+    @is_timed.setter
+    def is_timed(self, bint is_on):
+        self._watch.is_on = is_on
 
     cdef int _enter(self) except -1:
         """Claims the session table, and room in it for as many jobs as a batch has rows."""
@@ -94,18 +95,7 @@ cdef class _Direction:
 
     cdef void _count(self) noexcept nogil:
         """Counts the batch, and its dropped and punted rows by reason."""
-        cdef fz_batch *b = &self.batch._c
-        cdef uint32_t row, bucket = 0
-        self.punted = 0
-        for row in range(b.n):
-            if b.verdict[row] == FZ_DROP:
-                self._reasons[b.reason[row]] += 1
-            elif b.verdict[row] == FZ_PUNT:
-                self._reasons[b.reason[row]] += 1
-                self.punted += 1
-        while b.n >> bucket and bucket < SIZES - 1:
-            bucket += 1
-        self._sizes[bucket] += 1
+        self.punted = fz_batch_account(&self.batch._c, &self._reasons[0])
 
 
 @cython.final
@@ -122,7 +112,7 @@ cdef class Uplink(_Direction):
 
     @property
     def stage_ns(self) -> dict:
-        """Nanoseconds spent in each stage since the start."""
+        """Nanoseconds spent in each stage of the batches that were timed."""
         return {name: self._watch.ns[n] for n, name in enumerate(UPLINK_STAGES)}
 
     def run(self, PacketRing ring not None, uint32_t entries, int64_t now) -> int:
@@ -172,7 +162,7 @@ cdef class Downlink(_Direction):
 
     @property
     def stage_ns(self) -> dict:
-        """Nanoseconds spent in each stage since the start."""
+        """Nanoseconds spent in each stage of the batches that were timed."""
         return {name: self._watch.ns[n] for n, name in enumerate(DOWNLINK_STAGES)}
 
     def run(self, PacketRing ring not None, uint32_t entries, int64_t now, *, bint coalesce) -> int:

@@ -51,11 +51,9 @@ _TIMED_CALLS = {
         ("handle_packet", "handle_datagram", "handle_refused", "handle_control", "handle_activity", "handle_timeout",
          "poll_timeout", "poll_transmit", "poll_packet", "poll_update"), "machine",
     ),
-    "tun_source": {"fill": "read tun"},
-    "tun_sink": dict.fromkeys(("write_runs", "write", "waiting"), "write"),
-    "udp_sink": dict.fromkeys(("send_runs", "send", "waiting"), "send"),
-    "_uplink": {"run": "uplink"},
-    "_downlink": {"run": "downlink"},
+    "tun_source": {"fill": "tun.read"},
+    "tun_sink": dict.fromkeys(("write_runs", "write", "waiting"), "tun.write"),
+    "udp_sink": dict.fromkeys(("send_runs", "send", "waiting"), "udp.send"),
 }  # fmt: skip
 """Stages of a tick by what the engine calls for them: attribute, method, stage."""
 
@@ -116,8 +114,10 @@ class Engine:
 
     def counters(self) -> dict[str, Any]:
         """Returns what the ticks so far have moved and where their time went, as one JSON-ready object."""
-        sources = {"tun": (self.tun_source.ring, self._uplink.batch)}
-        sources |= {f"udp{n or ''}": (source.ring, self._downlink.batch) for n, source in enumerate(self.udp_sources)}
+        sources = {"tun": (self.tun_source.ring, self.uplink.batch)}
+        sources |= {f"udp{n or ''}": (source.ring, self.downlink.batch) for n, source in enumerate(self.udp_sources)}
+        ways = {"uplink": self.uplink.stage_ns, "downlink": self.downlink.stage_ns}
+        path = {f"{way}.{stage}": ns for way, stages in ways.items() for stage, ns in stages.items()}
         return {
             "ticks": self.ticks,
             "batches": {
@@ -128,7 +128,7 @@ class Engine:
                 name: {"slots": ring.slots, "used": ring.ready(), "most_used": ring.most_used}
                 for name, (ring, _) in sources.items()
             },
-            "stages": {"every": SAMPLE_EVERY, **self._times.report()},
+            "stages": {"every": SAMPLE_EVERY, **self._times.report(path)},
         }
 
     def _timed_tick(self, caller: tuple[Source, int] | None) -> bool:
@@ -141,14 +141,16 @@ class Engine:
             source = next(one for one in (timed["tun_source"], *timed["udp_sources"]) if one.target is caller[0])
             caller = (source, caller[1])
         self.__dict__.update(timed)
+        self.uplink.is_timed = self.downlink.is_timed = True
         try:
             return self._times.run(lambda: self._tick(caller))
         finally:
             self.__dict__.update(kept)
+            self.uplink.is_timed = self.downlink.is_timed = False
 
     def _time_ends(self) -> dict[str, Any]:
         timed: dict[str, Any] = {name: Timed(getattr(self, name), calls, self._times) for name, calls in _TIMED_CALLS.items()}
-        return timed | {"udp_sources": [Timed(source, {"fill": "read udp"}, self._times) for source in self.udp_sources]}
+        return timed | {"udp_sources": [Timed(source, {"fill": "udp.read"}, self._times) for source in self.udp_sources]}
 
     def _tick(self, caller: tuple[Source, int] | None) -> bool:
         now = self.clock.now()

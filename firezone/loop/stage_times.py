@@ -61,10 +61,13 @@ class StageTimes:
             self._whole.calls += 1
             self._whole.ns += self._clock() - start
 
-    def report(self) -> dict[str, Any]:
-        """Returns what was timed as one JSON-ready object. `other` is what no stage took: the interpreter's own work."""
+    def report(self, others: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Returns what was timed as one JSON-ready object. `other` is what no stage took: the interpreter's own work.
+
+        `others` has nanoseconds of stages that somebody else has timed in the same ticks.
+        """
         stages = {name: stage for name, stage in self._stages.items() if stage.calls}
-        ns = {name: stage.ns for name, stage in stages.items()}
+        ns = {name: stage.ns for name, stage in stages.items()} | {name: spent for name, spent in (others or {}).items() if spent}
         return {
             "sampled": self._whole.calls,
             "total_ns": self._whole.ns,

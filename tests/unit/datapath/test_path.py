@@ -132,16 +132,18 @@ def test_a_packet_to_a_name_goes_where_the_name_leads() -> None:
 def test_an_empty_ring_is_no_batch() -> None:
     uplink, downlink = Uplink(tables(), reasons()), Downlink(tables(), reasons())
     assert uplink.run(PacketRing(8), 8, NOW) == downlink.run(PacketRing(8), 8, NOW, coalesce=True) == 0
-    assert sum(uplink.sizes) == sum(downlink.sizes) == 0
+    assert sum(uplink.batch.sizes()[0]) == sum(downlink.batch.sizes()[0]) == 0
 
 
-def test_batches_are_counted_by_size_and_time_by_stage() -> None:
+def test_batches_are_counted_by_size_and_time_by_stage_when_asked() -> None:
     uplink, downlink = Uplink(tables(), reasons()), Downlink(tables(1), reasons())
     for count in (1, 2, 3, 8):
+        assert not any([*uplink.stage_ns.values(), *downlink.stage_ns.values()])
+        uplink.is_timed = downlink.is_timed = count == 8
         reads = [packets.udp("10.8.0.1", "10.8.0.2", bytes([n])) for n in range(count)]
         uplink.run(tun_ring([(bytes(10), read) for read in reads]), 8, NOW)
         downlink.run(udp_ring(sealed(reads)), 8, NOW, coalesce=True)
-    assert uplink.sizes == downlink.sizes == [0, 1, 2, 0, 1] + [0] * 8
+    assert uplink.batch.sizes() == downlink.batch.sizes() == ([0, 1, 2, 0, 1] + [0] * 8, 14)
     assert tuple(uplink.stage_ns) == UPLINK_STAGES
     assert tuple(downlink.stage_ns) == DOWNLINK_STAGES
     assert all(spent > 0 for spent in [*uplink.stage_ns.values(), *downlink.stage_ns.values()])

@@ -87,8 +87,10 @@ def test_one_tick_in_many_is_timed_and_all_do_the_same() -> None:
     counters = engine.counters()
     stages = counters["stages"]
     assert stages["sampled"] == 2
-    assert stages["calls"]["uplink"] >= 2
-    assert {"read tun", "read udp", "uplink", "send"} <= stages["ns"].keys()
+    assert stages["calls"]["tun.read"] >= 2
+    assert {"tun.read", "udp.read", "udp.send", "uplink.split", "uplink.seal"} <= stages["ns"].keys()
+    assert "downlink.open" not in stages["ns"]
+    assert not engine.uplink.is_timed
     assert 0 < sum(stages["ns"].values()) <= stages["total_ns"]
 
 
