@@ -106,6 +106,7 @@ class Firezone(Contender):
     def start(self) -> None:
         for role in ("gateway", "client"):
             since = (self.logs / f"{role}.log").stat().st_size if (self.logs / f"{role}.log").exists() else 0
+            (self.logs / f"{role}.counters.json").unlink(missing_ok=True)
             program = start_tunnel(role, self.topology, self.logs, self.tokens[role])
             self.programs[role] = program
             program.wait_for("tunnel configured", since=since)
