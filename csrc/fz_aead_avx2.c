@@ -11,21 +11,23 @@ static void compute(queue *q, uint32_t n) {
   compute8(q);
 }
 
+static void settle(queue *q) { (void)q; }
+
 /* Whole vectors of words are read and written, since a wide load must wait for narrow stores before it. */
 INLINE void fill(queue *q, uint32_t from, const fz_aead_job *job, uint32_t block, const uint8_t *in, uint8_t *out) {
   const V count = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), steps = _mm256_set_epi64x(192, 128, 64, 0);
-  V lanes = _mm256_cmpgt_epi32(count, _mm256_set1_epi32((int)from - 1));
+  V above = _mm256_cmpgt_epi32(count, _mm256_set1_epi32((int)from - 1));
   V words[3] = {_mm256_add_epi32(count, _mm256_set1_epi32((int)(block - from))), _mm256_set1_epi32((int)job->counter),
                 _mm256_set1_epi32((int)(job->counter >> 32))};
   V *into[3] = {(V *)q->block, (V *)q->nonce[0], (V *)q->nonce[1]};
-  for (int i = 0; i < 3; i++) _mm256_store_si256(into[i], _mm256_blendv_epi8(_mm256_load_si256(into[i]), words[i], lanes));
+  for (int i = 0; i < 3; i++) _mm256_store_si256(into[i], _mm256_blendv_epi8(_mm256_load_si256(into[i]), words[i], above));
   V key = _mm256_set1_epi64x((long long)(uintptr_t)job->key);
   V first = _mm256_add_epi64(_mm256_set1_epi64x((long long)(uintptr_t)in), steps);
   V second = _mm256_add_epi64(_mm256_set1_epi64x((long long)(uintptr_t)out), steps);
   for (int i = 0; i < 2; i++) {
     V more = _mm256_set1_epi64x(256 * i);
-    _mm256_storeu_si256((V *)(q->in + from + 4 * i), _mm256_add_epi64(first, more));
-    _mm256_storeu_si256((V *)(q->out + from + 4 * i), _mm256_add_epi64(second, more));
+    _mm256_storeu_si256((V *)(q->now->in + from + 4 * i), _mm256_add_epi64(first, more));
+    _mm256_storeu_si256((V *)(q->now->out + from + 4 * i), _mm256_add_epi64(second, more));
     _mm256_storeu_si256((V *)(q->keys + from + 4 * i), key);
   }
 }
@@ -39,5 +41,5 @@ INLINE void xor_text(uint8_t *out, const uint8_t *in, const uint8_t *stream, uin
   for (; i < n; i++) out[i] = in[i] ^ stream[i];
 }
 
-void fz_aead_seal_avx2(fz_aead_job *jobs, size_t n) { seal_all(jobs, n); }
-size_t fz_aead_open_avx2(fz_aead_job *jobs, size_t n) { return open_all(jobs, n); }
+void fz_aead_seal_avx2(fz_aead_job *jobs, size_t n) { seal_and_wipe(jobs, n); }
+size_t fz_aead_open_avx2(fz_aead_job *jobs, size_t n) { return open_and_wipe(jobs, n); }

@@ -10,7 +10,9 @@
  * Whoever includes this has defined LANES, MAC_GROUP, message and authenticate, and defines after it
  *
  *   fill      sets the lanes from `from` to the last to blocks of one packet's text that follow each other
- *   compute   key stream of the first `n` lanes at least, xored with 64 bytes at `in` to 64 bytes at `out`
+ *   compute   key stream of the first `n` lanes of `now` at least, xored with 64 bytes at `in` to 64 bytes at `out`, and finish_parts;
+ *             or it leaves them to the next compute or settle as `late`, and makes the other lanes `now`
+ *   settle    completes what is late
  *   xor_text  out[i] = in[i] ^ stream[i] for 1 to 64 bytes; `out` may be `in`
  */
 #ifndef FZ_AEAD_LANES_H
@@ -29,46 +31,67 @@ typedef struct part {
   uint32_t n; /* bytes, below BLOCK_SIZE */
 } part;
 
-/* Lanes that wait until all are set. Pointers have room for a whole vector of them wherever it begins. */
+/* Where lanes read and write. Pointers have room for a whole vector of them wherever it begins. */
+typedef struct lanes {
+  const uint8_t *in[2 * LANES];
+  uint8_t *out[2 * LANES];
+  part parts[LANES];
+  uint32_t n_parts;
+} lanes;
+
+/* Lanes that wait until all are set. */
 typedef struct queue {
   uint32_t block[LANES] __attribute__((aligned(64)));
   uint32_t nonce[2][LANES] __attribute__((aligned(64))); /* low words, high words */
   uint32_t state[8][LANES] __attribute__((aligned(64))); /* words of the keys across the lanes */
+  uint32_t rows[16][LANES] __attribute__((aligned(64))); /* words of the key stream of `late` across the lanes */
   uint8_t spare[LANES][BLOCK_SIZE] __attribute__((aligned(64)));
-  const uint8_t *in[2 * LANES];
-  uint8_t *out[2 * LANES];
   const uint8_t *keys[2 * LANES];
   const uint8_t *key; /* the key that `state` holds in every lane; NULL = none */
-  part parts[LANES];
-  uint32_t n; /* lanes set */
-  uint32_t n_parts;
-  bool mixed; /* not all lanes have the key of the first */
+  lanes *now, *late;  /* `late` is NULL where nothing is */
+  lanes sides[2];
+  uint32_t n; /* lanes set in `now` */
+  bool mixed; /* not all of them have the key of the first */
 } queue;
 
 INLINE void fill(queue *q, uint32_t from, const fz_aead_job *job, uint32_t block, const uint8_t *in, uint8_t *out);
 static void compute(queue *q, uint32_t n);
+static void settle(queue *q);
 INLINE void xor_text(uint8_t *out, const uint8_t *in, const uint8_t *stream, uint32_t n);
 
-static void reset(queue *q) {
-  q->n = q->n_parts = 0;
+INLINE void begin(queue *q) {
+  q->now = &q->sides[0];
+  q->late = NULL;
+  q->key = NULL;
+  q->n = q->sides[0].n_parts = q->sides[1].n_parts = 0;
   q->mixed = false;
+}
+
+static void finish_parts(queue *q, lanes *l) {
+  for (uint32_t i = 0; i < l->n_parts; i++) {
+    const part *p = &l->parts[i];
+    xor_text(p->out, p->in, q->spare[p->lane], p->n);
+  }
+  l->n_parts = 0;
 }
 
 /* Computes the lanes that are set and empties the queue; the others repeat lane 0 into nowhere. */
 static void flush(queue *q) {
   uint32_t n = q->n;
-  if (!n) return;
   for (uint32_t i = n; i < LANES; i++) {
     q->keys[i] = q->keys[0];
-    q->in[i] = ZEROS;
-    q->out[i] = q->spare[i];
+    q->now->in[i] = ZEROS;
+    q->now->out[i] = q->spare[i];
   }
   compute(q, n);
-  for (uint32_t i = 0; i < q->n_parts; i++) {
-    const part *p = &q->parts[i];
-    xor_text(p->out, p->in, q->spare[p->lane], p->n);
-  }
-  reset(q);
+  q->n = 0;
+  q->mixed = false;
+}
+
+/* After it all that was pushed is written. */
+INLINE void drain(queue *q) {
+  if (q->n) flush(q);
+  settle(q);
 }
 
 /* One block of key stream. */
@@ -79,8 +102,8 @@ INLINE void push(queue *q, const fz_aead_job *job, uint32_t block, uint8_t *out)
   q->nonce[1][i] = (uint32_t)(job->counter >> 32);
   q->keys[i] = job->key;
   q->mixed |= job->key != q->keys[0];
-  q->in[i] = ZEROS;
-  q->out[i] = out;
+  q->now->in[i] = ZEROS;
+  q->now->out[i] = out;
   if (q->n == LANES) flush(q);
 }
 
@@ -100,31 +123,38 @@ INLINE void push_text(queue *q, const fz_aead_job *job, uint32_t done) {
     uint32_t last = from + left / BLOCK_SIZE, rest = left % BLOCK_SIZE;
     q->n = last;
     if (!rest) break;
-    q->parts[q->n_parts++] = (part){q->in[last], q->out[last], last, rest};
-    q->in[last] = ZEROS;
-    q->out[last] = q->spare[last];
+    lanes *l = q->now;
+    l->parts[l->n_parts++] = (part){l->in[last], l->out[last], last, rest};
+    l->in[last] = ZEROS;
+    l->out[last] = q->spare[last];
     if (++q->n == LANES) flush(q);
   }
 }
 
 /* ---- with Poly1305 ---- */
 
-static void seal_group(queue *q, const fz_aead_job *jobs, uint32_t n) {
-  uint8_t keys[MAC_GROUP][BLOCK_SIZE] __attribute__((aligned(64)));
-  message messages[MAC_GROUP];
-  for (uint32_t i = 0; i < n; i++) push(q, &jobs[i], 0, keys[i]);
-  for (uint32_t i = 0; i < n; i++) push_text(q, &jobs[i], 0);
-  flush(q);
-  for (uint32_t i = 0; i < n; i++) messages[i] = (message){jobs[i].out, keys[i], jobs[i].tag, jobs[i].length};
-  authenticate(messages, n);
-  fz_wipe(keys, n * BLOCK_SIZE);
-}
-
 /* Key stream of first blocks, computed in lanes that one-time keys alone would have left idle. */
 typedef struct ahead {
   uint8_t stream[LANES][BLOCK_SIZE] __attribute__((aligned(64)));
   uint8_t blocks[MAC_GROUP]; /* of each packet */
 } ahead;
+
+/* What a call needs. It belongs to a function that does nothing but call and wipe, so that its own frame holds no other secrets. */
+typedef struct work {
+  queue q;
+  uint8_t keys[MAC_GROUP][BLOCK_SIZE] __attribute__((aligned(64)));
+  uint8_t tags[MAC_GROUP][FZ_TAG_SIZE];
+  ahead early;
+} work;
+
+static void seal_group(work *w, const fz_aead_job *jobs, uint32_t n) {
+  message messages[MAC_GROUP];
+  for (uint32_t i = 0; i < n; i++) push(&w->q, &jobs[i], 0, w->keys[i]);
+  for (uint32_t i = 0; i < n; i++) push_text(&w->q, &jobs[i], 0);
+  drain(&w->q);
+  for (uint32_t i = 0; i < n; i++) messages[i] = (message){jobs[i].out, w->keys[i], jobs[i].tag, jobs[i].length};
+  authenticate(messages, n);
+}
 
 static void push_ahead(queue *q, const fz_aead_job *jobs, uint32_t n, ahead *a) {
   uint64_t texts = 0;
@@ -147,59 +177,65 @@ static void apply_ahead(const fz_aead_job *job, uint8_t (*stream)[BLOCK_SIZE], u
   }
 }
 
-static size_t open_group(queue *q, fz_aead_job *jobs, uint32_t n) {
-  uint8_t keys[MAC_GROUP][BLOCK_SIZE] __attribute__((aligned(64))), tags[MAC_GROUP][FZ_TAG_SIZE];
+static size_t open_group(work *w, fz_aead_job *jobs, uint32_t n) {
   message messages[MAC_GROUP];
-  ahead early;
-  size_t authentic = 0;
-  for (uint32_t i = 0; i < n; i++) push(q, &jobs[i], 0, keys[i]);
-  push_ahead(q, jobs, n, &early);
-  flush(q);
-  for (uint32_t i = 0; i < n; i++) messages[i] = (message){jobs[i].in, keys[i], tags[i], jobs[i].length};
-  authenticate(messages, n);
   uint32_t used = 0;
-  for (uint32_t i = 0; i < n; used += early.blocks[i++]) {
-    jobs[i].ok = (uint32_t)fz_ct_equal(tags[i], jobs[i].tag, FZ_TAG_SIZE);
+  size_t authentic = 0;
+  for (uint32_t i = 0; i < n; i++) push(&w->q, &jobs[i], 0, w->keys[i]);
+  push_ahead(&w->q, jobs, n, &w->early);
+  drain(&w->q);
+  for (uint32_t i = 0; i < n; i++) messages[i] = (message){jobs[i].in, w->keys[i], w->tags[i], jobs[i].length};
+  authenticate(messages, n);
+  for (uint32_t i = 0; i < n; used += w->early.blocks[i++]) {
+    jobs[i].ok = (uint32_t)fz_ct_equal(w->tags[i], jobs[i].tag, FZ_TAG_SIZE);
     authentic += jobs[i].ok;
     if (!jobs[i].ok) continue;
-    apply_ahead(&jobs[i], early.stream + used, early.blocks[i]);
-    push_text(q, &jobs[i], early.blocks[i]);
+    apply_ahead(&jobs[i], w->early.stream + used, w->early.blocks[i]);
+    push_text(&w->q, &jobs[i], w->early.blocks[i]);
   }
-  flush(q);
-  fz_wipe(keys, n * BLOCK_SIZE);
-  fz_wipe(&early, sizeof early);
+  drain(&w->q);
   return authentic;
 }
 
 INLINE uint32_t group_size(size_t n) { return n < MAC_GROUP ? (uint32_t)n : MAC_GROUP; }
 
-/* What one message needs of stack, and what more do, with something over. */
-FZ_WIPE_STACK(wipe_stack_of_one, 3456)
-FZ_WIPE_STACK(wipe_stack, 5120)
+static FZ_NOINLINE void seal_all(work *w, fz_aead_job *jobs, size_t n) {
+  begin(&w->q);
+  for (size_t at = 0; at < n; at += MAC_GROUP) seal_group(w, jobs + at, group_size(n - at));
+}
 
-/* The secrets in the queue, and those that the compiler left on the stack. */
-static void wipe(queue *q, size_t n) {
-  fz_wipe(q->state, sizeof q->state);
-  fz_wipe(q->spare, sizeof q->spare);
+static FZ_NOINLINE size_t open_all(work *w, fz_aead_job *jobs, size_t n) {
+  size_t authentic = 0;
+  begin(&w->q);
+  for (size_t at = 0; at < n; at += MAC_GROUP) authentic += open_group(w, jobs + at, group_size(n - at));
+  return authentic;
+}
+
+/* What one message needs of stack, and what more do, with something over. */
+FZ_WIPE_STACK(wipe_stack_of_one, 3584)
+FZ_WIPE_STACK(wipe_stack, 5632)
+
+/* The secrets in `w`, and those that the compiler left on the stack. */
+INLINE void wipe(work *w, size_t n) {
+  fz_wipe(w->q.state, sizeof w->q.state);
+  fz_wipe(w->q.spare, sizeof w->q.spare);
+  fz_wipe(w->keys, group_size(n) * BLOCK_SIZE);
   if (n == 1) wipe_stack_of_one();
   else wipe_stack();
 }
 
-INLINE void seal_all(fz_aead_job *jobs, size_t n) {
-  queue q;
-  reset(&q);
-  q.key = NULL;
-  for (size_t at = 0; at < n; at += MAC_GROUP) seal_group(&q, jobs + at, group_size(n - at));
-  wipe(&q, n);
+INLINE void seal_and_wipe(fz_aead_job *jobs, size_t n) {
+  work w;
+  seal_all(&w, jobs, n);
+  wipe(&w, n);
 }
 
-INLINE size_t open_all(fz_aead_job *jobs, size_t n) {
-  queue q;
-  size_t authentic = 0;
-  reset(&q);
-  q.key = NULL;
-  for (size_t at = 0; at < n; at += MAC_GROUP) authentic += open_group(&q, jobs + at, group_size(n - at));
-  wipe(&q, n);
+INLINE size_t open_and_wipe(fz_aead_job *jobs, size_t n) {
+  work w;
+  size_t authentic = open_all(&w, jobs, n);
+  wipe(&w, n);
+  fz_wipe(w.tags, sizeof w.tags);
+  fz_wipe(&w.early, sizeof w.early);
   return authentic;
 }
 

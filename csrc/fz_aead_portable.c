@@ -57,15 +57,14 @@ static void authenticate(const fz_aead_job *job, const uint8_t *text, uint8_t ta
 
 FZ_WIPE_STACK(wipe_stack, 1024)
 
-void fz_aead_seal_portable(fz_aead_job *jobs, size_t n) {
+static FZ_NOINLINE void seal_all(fz_aead_job *jobs, size_t n) {
   for (fz_aead_job *job = jobs; job < jobs + n; job++) {
     chacha20(job);
     authenticate(job, job->out, job->tag);
   }
-  wipe_stack();
 }
 
-size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
+static FZ_NOINLINE size_t open_all(fz_aead_job *jobs, size_t n) {
   size_t authentic = 0;
   for (fz_aead_job *job = jobs; job < jobs + n; job++) {
     uint8_t tag[FZ_TAG_SIZE];
@@ -74,6 +73,16 @@ size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
     if (job->ok) chacha20(job);
     authentic += job->ok;
   }
+  return authentic;
+}
+
+void fz_aead_seal_portable(fz_aead_job *jobs, size_t n) {
+  seal_all(jobs, n);
+  wipe_stack();
+}
+
+size_t fz_aead_open_portable(fz_aead_job *jobs, size_t n) {
+  size_t authentic = open_all(jobs, n);
   wipe_stack();
   return authentic;
 }

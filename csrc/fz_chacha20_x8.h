@@ -79,8 +79,9 @@ INLINE void load_keys(queue *q) {
   }
 }
 
-/* The first eight lanes; their keys are loaded. */
-static void compute8(queue *q) {
+/* The first eight lanes of `now`; their keys are loaded. */
+static FZ_NOINLINE void compute8(queue *q) {
+  lanes *l = q->now;
   V x[16], constant[4];
   const V *state[8], *block = (const V *)q->block, *low = (const V *)q->nonce[0], *high = (const V *)q->nonce[1];
   for (int i = 0; i < 4; i++) x[i] = constant[i] = _mm256_set1_epi32((int)CONSTANTS[i]);
@@ -108,11 +109,12 @@ static void compute8(queue *q) {
   transpose8(x);
   transpose8(x + 8);
   for (uint32_t i = 0; i < 8; i++) {
-    V first = _mm256_xor_si256(x[i], _mm256_loadu_si256((const V *)q->in[i]));
-    V second = _mm256_xor_si256(x[8 + i], _mm256_loadu_si256((const V *)(q->in[i] + 32)));
-    _mm256_storeu_si256((V *)q->out[i], first);
-    _mm256_storeu_si256((V *)(q->out[i] + 32), second);
+    V first = _mm256_xor_si256(x[i], _mm256_loadu_si256((const V *)l->in[i]));
+    V second = _mm256_xor_si256(x[8 + i], _mm256_loadu_si256((const V *)(l->in[i] + 32)));
+    _mm256_storeu_si256((V *)l->out[i], first);
+    _mm256_storeu_si256((V *)(l->out[i] + 32), second);
   }
+  finish_parts(q, l);
 }
 
 #endif

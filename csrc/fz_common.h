@@ -13,6 +13,7 @@
 #define FZ_OK 0
 #define FZ_LIKELY(x) __builtin_expect(!!(x), 1)
 #define FZ_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FZ_NOINLINE __attribute__((noinline))
 
 static inline uint16_t fz_load_be16(const uint8_t *p) {
   return (uint16_t)((uint16_t)(p[0] << 8) | p[1]);
@@ -80,9 +81,10 @@ static inline void fz_wipe(void *p, size_t n) {
 }
 
 /* Makes a function that zeroes the stack beyond its caller's frame, `size` bytes of it: what functions that were called before have
- * left there, above all words of secrets that the compiler moved out of registers, which no one can wipe by name. */
+ * left there, above all words of secrets that the compiler moved out of registers, which no one can wipe by name. The caller keeps
+ * its own frame clean by doing nothing else than to call those, which are FZ_NOINLINE, and this. */
 #define FZ_WIPE_STACK(name, size)                                               \
-  __attribute__((noinline)) static void name(void) {                            \
+  static FZ_NOINLINE void name(void) {                                          \
     uint8_t dead[size] __attribute__((aligned(64)));                            \
     for (size_t i = 0; i < sizeof dead; i += 64) {                              \
       memset(dead + i, 0, 64); /* in the loop, not as a call, which is slower */ \

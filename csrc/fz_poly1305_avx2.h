@@ -181,7 +181,7 @@ static void finish(uint64_t h[5], const uint8_t *pad, uint8_t tag[16]) {
 }
 
 /* The tags of four messages, the longest first. */
-static void authenticate4(const message m[4]) {
+static FZ_NOINLINE void authenticate4(const message m[4]) {
   uint8_t tail[4][32], step[4] = {0};
   uint32_t blocks[5] = {0};
   const uint8_t *p[4], *tails[4], *keys[4];
@@ -246,7 +246,7 @@ static void add_lanes(limbs h, uint64_t out[3]) {
 
 /* The tag of one message of some length: its blocks in four lanes, h' = h r^4 + m, two such steps at once; lane i is multiplied
  * by r^(4 - i) at the end, and the scalar code takes what is left. */
-static void authenticate_alone(const message *m) {
+static FZ_NOINLINE void authenticate_alone(const message *m) {
   fz_poly1305 p;
   V words[4];
   limbs h;

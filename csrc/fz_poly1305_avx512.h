@@ -210,7 +210,7 @@ static void store_tags(const message m[MAC_LANES], W low, W high) {
 }
 
 /* The tags of eight messages, the longest first. */
-static void authenticate8(const message m[MAC_LANES]) {
+static FZ_NOINLINE void authenticate8(const message m[MAC_LANES]) {
   W key[8];
   int64_t at[MAC_LANES];
   uint64_t length[MAC_LANES];
@@ -255,7 +255,7 @@ INLINE limbs blend(__mmask8 from_b, limbs a, limbs b) {
 
 /* The tag of one message of some length: its blocks in eight lanes, h' = h r^8 + m, two such steps at once where there are two; at
  * the end block i of the last eight is multiplied by r^(8 - i). */
-static void authenticate_alone(const message *m) {
+static FZ_NOINLINE void authenticate_alone(const message *m) {
   fz_poly1305 p;
   fz_poly1305_init(&p, m->key);
   limbs r = {{all(p.r[0]), all(p.r[1]), all(p.r[2])}};
