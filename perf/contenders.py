@@ -181,12 +181,12 @@ class RelayedByCoturn(Firezone):
         self.topology.open_direct()
 
     def _public_keys(self) -> list[PublicKey]:
-        """Reads the devices' keys from a copy of the portal's state, which it keeps to itself."""
+        """Reads the keys of client and gateway from a copy of the portal's state, which it keeps to itself."""
         with tempfile.TemporaryDirectory() as directory:
             for state in ("policy.db", "policy.db-wal"):
                 shutil.copy(self.logs / state, directory)
             with contextlib.closing(sqlite3.connect(Path(directory, "policy.db"))) as copy:
-                return [PublicKey(bytes(row[0])) for row in copy.execute("SELECT public_key FROM device")]
+                return [PublicKey(bytes(row[0])) for row in copy.execute("SELECT public_key FROM device WHERE name LIKE 'lab %'")]
 
     def _set_policy(self, more: str) -> None:
         policy = self.logs / "policy.toml"

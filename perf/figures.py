@@ -69,6 +69,7 @@ FIGURES = (
     Figure("relay_up_per_cpu", f"relay, {DATAGRAM_SIZE} B per CPU second, up", "1000", "relay", HIGHER, 0),
     Figure("relay_down_per_cpu", f"relay, {DATAGRAM_SIZE} B per CPU second, down", "1000", "relay", HIGHER, 0),
     Figure("connections_per_cpu", "new clients per CPU second of the gateway", "", "connections", HIGHER, 0),
+    Figure("connections_per_s", "new clients per second, all programs on this machine", "", "connections", HIGHER, 0),
     Figure("handshakes_per_cpu", "handshakes alone per CPU second", "", "connections", HIGHER, 0),
 )
 BY_KEY = {figure.key: figure for figure in FIGURES}

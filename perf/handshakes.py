@@ -1,14 +1,18 @@
 """New connections at a gateway: how many it takes per CPU second, with all that belongs to one and as bare WireGuard handshakes.
 
-Ours takes new clients with access from the portal, connectivity checks, handshake and first packet, in this process and without
-sockets (`perf.policy.gateway`). A plain WireGuard program has nothing but handshakes, which it answers as it runs, over its socket.
+Ours takes new clients with access from the portal, connectivity checks, handshake and first packet (`perf.crowd`). A plain
+WireGuard program has nothing but handshakes. Both answer as they run, over their sockets; our bare handshakes are
+timed in this process, since no packet makes a gateway of ours answer one without the rest.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import socket
+import subprocess
 import time
 from base64 import b64decode
 from dataclasses import dataclass
@@ -16,7 +20,11 @@ from typing import TYPE_CHECKING
 
 from firezone.base.errors import RemoteError, WireError
 from firezone.base.ids import ReceiverIndex
-from firezone.lab.topology import GATEWAY_ADDRESS
+from firezone.lab.measure import MeasurementError
+from firezone.lab.namespaces import die_with_parent
+from firezone.lab.programs import python
+from firezone.lab.stack import API_URL
+from firezone.lab.topology import GATEWAY_ADDRESS, RESOURCE_ADDRESS
 from firezone.proto.noise.handshake import (
     PendingInitiation,
     RemoteKeys,
@@ -29,12 +37,18 @@ from firezone.proto.noise.handshake import (
 )
 from firezone.wire.wireguard import Initiation, Response, decode
 from perf.contenders import WIREGUARD_PORT, Firezone, WireGuard
+from perf.processes import cpu_seconds
 from perf.relay.lanes import inside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firezone.lab.namespaces import Namespace
     from perf.contenders import Contender
 
 CLIENTS = 256
+PUBLIC_NETWORK, FIRST_HOST = "198.51.100", 100
+"""Where new clients are; the lab's own hosts have the first numbers."""
 AT_ONCE = 16
 """Initiations on their way: fewer than make any program think that it is under load and demand cookies of strangers."""
 WAIT_S = 0.5
@@ -84,11 +98,47 @@ def per_cpu_second(contender: Contender, clients: int = CLIENTS) -> dict[str, fl
         return {"handshakes_per_cpu": rate} if rate else {}
     if type(contender) is not Firezone:
         return {}
-    from perf.policy.gateway import Crowd
+    return {**new_clients(contender, clients // 4), "handshakes_per_cpu": in_process(clients)}
 
-    crowd = Crowd(lambda _: None)
-    crowd.grow(clients // 4)
-    return {"connections_per_cpu": 1 / crowd.grow(clients // 2), "handshakes_per_cpu": in_process(clients)}
+
+def new_clients(contender: Firezone, clients: int) -> dict[str, float]:
+    """Lets clients that the gateway has never heard of reach the resource, each from an address of its own on the public segment.
+
+    Returns: clients per CPU second of the gateway, and per second of all programs together.
+    Raises:  MeasurementError when one of them does not reach it.
+    """
+    addresses = [f"{PUBLIC_NETWORK}.{FIRST_HOST + number}" for number in range(clients)]
+    order = {"url": API_URL, "token": contender.tokens["client"], "target": RESOURCE_ADDRESS, "addresses": addresses}
+    gateway = contender.programs["gateway"].process.pid
+    with _addresses(contender.topology.public, addresses), (contender.logs / "crowd.log").open("ab") as log:
+        command = contender.topology.public.command(*python("perf.crowd", json.dumps(order)))
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, preexec_fn=die_with_parent
+        ) as crowd:
+            assert crowd.stdin is not None
+            assert crowd.stdout is not None
+            if crowd.stdout.readline() != b"ready\n":
+                raise MeasurementError(f"{clients} clients could not log in; see {log.name}.")
+            before = cpu_seconds(gateway)
+            crowd.stdin.write(b"go\n")
+            crowd.stdin.flush()
+            answer = crowd.stdout.readline()
+            used = cpu_seconds(gateway) - before
+    if not answer:
+        raise MeasurementError(f"One of {clients} clients did not reach the resource; see {log.name}.")
+    return {"connections_per_cpu": clients / used, "connections_per_s": clients / json.loads(answer)["seconds"]}
+
+
+@contextlib.contextmanager
+def _addresses(namespace: Namespace, addresses: list[str]) -> Iterator[None]:
+    """Gives the host on the public segment more addresses for a while."""
+    for address in addresses:
+        namespace.run("ip", "address", "add", f"{address}/24", "dev", "segment")
+    try:
+        yield
+    finally:
+        for address in addresses:
+            namespace.run("ip", "address", "del", f"{address}/24", "dev", "segment")
 
 
 def over_socket(contender: WireGuard, clients: int) -> float:

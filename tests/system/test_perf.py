@@ -42,7 +42,7 @@ def test_comparison_stores_every_figure_of_every_contender(tmp_path: Path) -> No
     for name in (OURS, RELAYED, DEBIANS):
         assert {"small_up_per_cpu", "small_down_per_cpu"} <= results[name].keys()
     assert {"relay_up_per_cpu", "relay_down_per_cpu", "cpu_relay_s_per_gb"} <= results[RELAYED].keys()
-    assert {"connections_per_cpu", "handshakes_per_cpu"} <= results[OURS].keys()
+    assert {"connections_per_cpu", "connections_per_s", "handshakes_per_cpu"} <= results[OURS].keys()
     assert "handshakes_per_cpu" in results[DEBIANS]
     assert results[OURS]["datagrams_per_send"] > 1
     assert "this tunnel against veth" in done.stdout

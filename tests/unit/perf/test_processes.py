@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -31,10 +33,18 @@ def test_cpu_of_all_threads_is_counted() -> None:
 
 
 def test_every_sleep_is_a_context_switch() -> None:
-    before = context_switches(os.getpid())
-    for _ in range(50):
-        time.sleep(0.0001)
-    assert context_switches(os.getpid()) - before >= 50
+    program = "import time; print(); input(); [time.sleep(0.0001) for _ in range(50)]; print(); input()"
+    command = [sys.executable, "-uc", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        before = context_switches(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert 50 <= context_switches(child.pid) - before < 300
+        child.stdin.write("\n")
 
 
 def test_system_calls_are_counted_in_threads_that_begin_later() -> None:
