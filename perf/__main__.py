@@ -37,7 +37,7 @@ Contenders: veth without a tunnel (the limit that every picture has), this tunne
 wireguard-go as Debian has it and as released in May 2025 (built once through the Go module proxy where Go is present),
 boringtun-cli where found, and the programs that $WIREGUARD_GO names, separated by colons; all over the same networks.
 \b
-Further commands, each with its --help: ./dev perf scale (1 to 100 000 flows), relay, policy, dns.
+Further commands, each with its --help: ./dev perf scale (1 to 100 000 flows), relay, policy, dns, record (a profile).
 """
 
 

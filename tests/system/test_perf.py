@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -123,3 +124,24 @@ def test_name_servers_are_measured_beside_unbound(tmp_path: Path) -> None:
     # The goal, by CPU: what else the machine does leaves it alone.
     assert 1e6 / results["addresses of resources"]["cpu_us"] >= 5000
     assert "times the CPU of unbound" in done.stdout
+
+
+def test_a_profile_shows_programs_kernels_and_the_system_by_name(tmp_path: Path) -> None:
+    if shutil.which("perf") is None:
+        pytest.skip(f"{LACKS} perf")
+    command = [sys.executable, "-m", "perf.record", "--relayed", "--seconds", "2", "--freq", "2000", "--out", str(tmp_path)]
+    command += [f"--who={name}" for name in ("client", "gateway", "relay")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    if "does not let this user record" in done.stderr:
+        pytest.skip(f"{LACKS} leave to record: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    picture = (tmp_path / "profile.svg").read_text()
+    for frame in ("fz-client", "fz-gateway", "fz-relay", "path.Uplink.run_[f]", "path.Downlink.run_[f]", "fz_pump_run_[f]"):
+        assert f">{frame}: " in picture, frame
+    assert len(picture) < 300 * 1024
+    for name in ("client", "gateway", "relay"):
+        script = gzip.decompress((tmp_path / f"{name}.perf.gz").read_bytes()).decode()
+        assert script.startswith(f"fz-{name} "), "as Firefox Profiler reads it"
+        assert "%  " in done.stdout.partition(f"\n{name}: ")[2]
+        assert sum(int(line.rpartition(" ")[2]) for line in (tmp_path / f"{name}.folded").read_text().splitlines()) > 200
+        assert json.loads((tmp_path / f"{name}.counters.json").read_text())["program"] == name
