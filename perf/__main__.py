@@ -154,8 +154,8 @@ def _tell(run: Run, ceilings: list[Result], before: Run | None, report: Report) 
         return False
     for line in results.differences(before, run):
         click.echo(f"another machine than then: {line}", err=True)
-    own = [name for name in (tunnels.OURS, tunnels.RELAYED, tunnels.COTURN) if run.of(name)]
-    changes = compare(before, run, own, [tunnels.NEWEST, tunnels.DEBIANS, tunnels.VETH])
+    own = [name for name in (tunnels.OURS, tunnels.RELAYED) if run.of(name)]
+    changes = compare(before, run, own, [tunnels.NEWEST, tunnels.DEBIANS, tunnels.COTURN, tunnels.VETH])
     report.print_changes(changes, before)
     return any(change.is_regression for change in changes)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perf.figures import FIGURES, Figure
-from perf.results import middle, spread
+from perf.results import error, middle
 
 if TYPE_CHECKING:
     from perf.results import Result, Run
 
 FLOOR = 0.1
 """Share that a figure may be worse by in any case: two or three rounds show less scatter than there is."""
-
-
+ERRORS = 4.0
+"""Standard errors of the difference that it may be worse by: of a hundred figures that have not changed, three rounds call one at
+most worse."""
 PERCENT, LEAST = "%", 0.1
 """Shares are compared as they are, and those below the least as if they were that: nothing is a multiple of no loss."""
 
@@ -79,5 +81,5 @@ def _compare_one(figure: Figure, old: tuple[Result, Run], new: tuple[Result, Run
     least = LEAST if figure.unit == PERCENT else 0
     if median_then is None or median_today is None or max(median_then, least) <= 0:
         return None
-    allowance = max(FLOOR, (spread(then) + spread(today)) / max(median_then, least))
+    allowance = max(FLOOR, ERRORS * math.hypot(error(then), error(today)) / max(median_then, least))
     return Change(new[0].name, figure, median_then, median_today, allowance, against)

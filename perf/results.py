@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -26,6 +27,11 @@ def middle(values: list[float]) -> float | None:
 def spread(values: list[float]) -> float:
     """Returns half of the way from the smallest to the largest: median ± spread."""
     return (max(values) - min(values)) / 2 if values else 0.0
+
+
+def error(values: list[float]) -> float:
+    """Returns the standard error of the median, as it is where values scatter normally; 0 for one value, which does not tell."""
+    return 1.25 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 @dataclass
