@@ -49,11 +49,12 @@ class Change:
         return -self.worse_by > self.allowance
 
 
-def compare(before: Run, now: Run, contenders: list[str], references: list[str]) -> list[Change]:
+def compare(before: Run, now: Run, contenders: list[str], references: list[str], relays: list[str]) -> list[Change]:
     """Returns every figure of these contenders that both runs have.
 
     Where both runs have one of the references with the same version and that figure, multiples of the first such are compared:
-    a machine that is slower today slows it as well. Other figures are compared as they are.
+    a machine that is slower today slows it as well. `relays` are the references of what a relay alone does. Other figures are
+    compared as they are.
     """
     changes = []
     for name in contenders:
@@ -61,7 +62,8 @@ def compare(before: Run, now: Run, contenders: list[str], references: list[str])
         if old is None or new is None:
             continue
         for figure in FIGURES:
-            change = _compare_one(figure, (old, before), (new, now), [one for one in references if one != name])
+            others = relays if "relay" in figure.key else references
+            change = _compare_one(figure, (old, before), (new, now), [one for one in others if one != name])
             if change is not None:
                 changes.append(change)
     return changes

@@ -36,7 +36,7 @@ def find(tell: Callable[[str], None], *, is_newest_built: bool = True) -> list[T
     own = f"{firezone.__version__}{_commit()}"
     tunnels = [Tunnel(VETH, os.uname().release), Tunnel(OURS, own), Tunnel(RELAYED, own)]
     if program := shutil.which("turnserver"):
-        tunnels.append(Tunnel(COTURN, f"{own}, coturn {_version(program)}"))
+        tunnels.append(Tunnel(COTURN, f"coturn {_version(program)}"))
     else:
         tell("without coturn: it is not installed")
     names = {"newest": NEWEST, "debian": DEBIANS, "boringtun": BORINGTUN}

@@ -22,7 +22,7 @@ def figure(key: str, *values: float) -> list[dict[str, float]]:
 
 
 def only(before: Run, now: Run, references: tuple[str, ...] = ()) -> Change:
-    changes = compare(before, now, [OURS], list(references))
+    changes = compare(before, now, [OURS], list(references), [])
     assert len(changes) == 1
     return changes[0]
 
@@ -73,6 +73,16 @@ def test_slower_machine_is_no_regression_where_a_reference_tells() -> None:
     assert not change.is_regression
 
 
+def test_relay_is_measured_by_the_other_relay_alone() -> None:
+    before = run_of(relayed=figure("relay_up_per_cpu", 600, 600), coturn=figure("relay_up_per_cpu", 200, 200))
+    today = run_of(relayed=figure("relay_up_per_cpu", 300, 300), coturn=figure("relay_up_per_cpu", 100, 100))
+    [change] = compare(before, today, [RELAYED], [NEWEST], [COTURN])
+    assert (change.against, change.now, change.is_regression) == (COTURN, 3.0, False)
+    before, today = (run_of(relayed=one.results[0].rounds, coturn=figure("up_gbps", 1, 1)) for one in (before, today))
+    [change] = compare(before, today, [RELAYED], [NEWEST], [COTURN])
+    assert change.is_regression
+
+
 def test_reference_of_another_version_is_none() -> None:
     before = run_of(ours=figure("up_gbps", 4), newest=figure("up_gbps", 2))
     today = run_of(ours=figure("up_gbps", 2), newest=figure("up_gbps", 1))
@@ -88,7 +98,7 @@ def test_loss_is_compared_with_nothing_lost() -> None:
 
 def test_contender_or_figure_of_one_run_only_is_left_out() -> None:
     before = run_of(ours=figure("up_gbps", 4), relayed=figure("up_gbps", 4))
-    assert compare(before, run_of(ours=figure("down_gbps", 4)), [OURS, RELAYED], []) == []
+    assert compare(before, run_of(ours=figure("down_gbps", 4)), [OURS, RELAYED], [], []) == []
 
 
 def test_goals_are_judged_round_by_round() -> None:
