@@ -1,7 +1,8 @@
 /* What bench_aead.py compares with: libcrypto as a program of its own, so that OPENSSL_ia32cap can differ between two of them, and
  * a clock for both sides. One context per direction is kept, as whoever holds a session would; a packet is then four calls.
  *
- * As a program it reads lines `size packets repeats` and answers with nanoseconds per packet to seal and to open. */
+ * As a program it reads lines `size packets repeats` and answers with nanoseconds per packet to seal and to open. Size 0 stands for
+ * the sizes of MIXED in turn. */
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,9 @@
 
 #include "fz_aead.h"
 
-enum { HEADER = 16, WARM_UP = 3 /* passes that do not count: caches, and the clock of wide vectors */ };
+enum { HEADER = 16, WARM_UP_NS = 300000 /* does not count: caches, and the clock, which wide vectors change */ };
+
+static const int MIXED[] = {64, 1424, 576, 1280}, LONGEST = 1424;
 
 static double now_ns(void) {
   struct timespec t;
@@ -28,8 +31,13 @@ double cycle_ns(void) {
 /* Ours: nanoseconds per packet to seal and to open, through the functions that the compiled module exports. */
 void time_jobs(void (*seal)(fz_aead_job *, size_t), size_t (*open)(fz_aead_job *, size_t), fz_aead_job *jobs, int n,
                int repeats, double out[2]) {
-  for (int i = -WARM_UP; i < repeats; i++) {
-    if (i == 0) out[0] = out[1] = 0;
+  double warm = now_ns() + WARM_UP_NS;
+  while (now_ns() < warm) {
+    seal(jobs, (size_t)n);
+    open(jobs, (size_t)n);
+  }
+  out[0] = out[1] = 0;
+  for (int i = 0; i < repeats; i++) {
     double begin = now_ns();
     seal(jobs, (size_t)n);
     double middle = now_ns();
@@ -53,9 +61,10 @@ static int crypt(EVP_CIPHER_CTX *context, int is_seal, uint8_t *packet, int size
 }
 
 static double time_pass(EVP_CIPHER_CTX *context, int is_seal, uint8_t *slab, int size, int n) {
+  size_t stride = (size_t)(size ? size : LONGEST) + HEADER + FZ_TAG_SIZE;
   double begin = now_ns();
   for (int i = 0; i < n; i++) {
-    if (!crypt(context, is_seal, slab + (size_t)i * (size + HEADER + FZ_TAG_SIZE) + HEADER, size, (uint64_t)i)) abort();
+    if (!crypt(context, is_seal, slab + i * stride + HEADER, size ? size : MIXED[i % 4], (uint64_t)i)) abort();
   }
   return now_ns() - begin;
 }
@@ -66,10 +75,13 @@ int main(void) {
   EVP_CipherInit_ex(seal, EVP_chacha20_poly1305(), NULL, key, NULL, 1);
   EVP_CipherInit_ex(open, EVP_chacha20_poly1305(), NULL, key, NULL, 0);
   for (int size, n, repeats; scanf("%d %d %d", &size, &n, &repeats) == 3;) {
-    uint8_t *slab = calloc((size_t)n, (size_t)(size + HEADER + FZ_TAG_SIZE));
+    uint8_t *slab = calloc((size_t)n, (size_t)(size ? size : LONGEST) + HEADER + FZ_TAG_SIZE);
     double sealing = 0, opening = 0;
-    for (int i = -WARM_UP; i < repeats; i++) {
-      if (i == 0) sealing = opening = 0;
+    for (double warm = now_ns() + WARM_UP_NS; now_ns() < warm;) {
+      time_pass(seal, 1, slab, size, n);
+      time_pass(open, 0, slab, size, n);
+    }
+    for (int i = 0; i < repeats; i++) {
       sealing += time_pass(seal, 1, slab, size, n);
       opening += time_pass(open, 0, slab, size, n);
     }

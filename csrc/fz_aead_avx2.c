@@ -38,6 +38,11 @@ INLINE void xor_text(uint8_t *out, const uint8_t *in, const uint8_t *stream, uin
     V text = _mm256_loadu_si256((const V *)(in + i)), key = _mm256_loadu_si256((const V *)(stream + i));
     _mm256_storeu_si256((V *)(out + i), _mm256_xor_si256(text, key));
   }
+  if (i + 16 <= n) {
+    __m128i text = _mm_loadu_si128((const __m128i *)(in + i)), key = _mm_loadu_si128((const __m128i *)(stream + i));
+    _mm_storeu_si128((__m128i *)(out + i), _mm_xor_si128(text, key));
+    i += 16;
+  }
   for (; i < n; i++) out[i] = in[i] ^ stream[i];
 }
 
