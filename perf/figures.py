@@ -29,7 +29,7 @@ class Figure:
 
 GROUPS = {
     "first": "the first packet of a new flow: access, path and handshake included",
-    "idle": "round trips with nothing else on the way",
+    "idle": "round trips with nothing else on the way, and the CPU they take",
     "tcp": "one TCP stream each way; CPU, context switches and memory meanwhile",
     "tcp8": f"{STREAMS} TCP streams each way",
     "loaded": "round trips beside one TCP stream each way",
@@ -44,6 +44,7 @@ FIGURES = (
     Figure("first_packet_ms", "first packet of a new flow answered", "ms", "first", LOWER, 1),
     Figure("rtt_p50_ms", "RTT idle, p50", "ms", "idle", LOWER, 3),
     Figure("rtt_p99_ms", "RTT idle, p99", "ms", "idle", LOWER, 3),
+    Figure("echo_cpu_us", "CPU for each lone echo, all processes", "µs", "idle", LOWER, 0),
     Figure("up_gbps", "TCP, 1 stream, up", "Gbit/s", "tcp", HIGHER),
     Figure("down_gbps", "TCP, 1 stream, down", "Gbit/s", "tcp", HIGHER),
     Figure("resent_percent", "TCP segments sent again", "%", "tcp", LOWER, 3),

@@ -83,8 +83,12 @@ def first(bench: Bench) -> Figures:
 
 
 def idle(bench: Bench) -> Figures:
+    before = sum(bench.contender.cpu_seconds().values())
     rtt = ping(bench.contender.topology.client, RESOURCE_ADDRESS, count=PINGS, interval=PING_INTERVAL_S)
-    return {"rtt_p50_ms": rtt["p50"], "rtt_p99_ms": rtt["p99"]}
+    found = {"rtt_p50_ms": rtt["p50"], "rtt_p99_ms": rtt["p99"]}
+    if bench.contender.programs:
+        found["echo_cpu_us"] = (sum(bench.contender.cpu_seconds().values()) - before) / PINGS * 1e6
+    return found
 
 
 def tcp(bench: Bench) -> Figures:
