@@ -2,15 +2,18 @@
 
 Width is the share of samples, height the depth of the stack, callers below. Colours tell whose code it is. Frames too narrow to be
 seen are left out, which keeps a picture of a hundred thousand samples below 300 KiB; hovering tells names and shares.
+
+By hand: perf script --no-inline | python -m perf.flame > profile.svg
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
-from perf.stacks import kind_of
+from perf.stacks import fold, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,3 +87,8 @@ def _legend() -> Iterator[str]:
         yield f'<rect x="{x}" y="{MARGIN + 20}" width="12" height="12" fill="{colour}"/>'
         yield f'<text x="{x + 16}" y="{MARGIN + 30}">{text}</text>'
         x += 40 + int(len(text) * TEXT_WIDTH)
+
+
+if __name__ == "__main__":
+    found = fold(sys.stdin)
+    sys.exit("This is not what perf script prints.") if not found else print(to_svg(found, "profile"), end="")

@@ -17,8 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SAMPLE_EVERY = 127
-"""Ticks per timed one. A prime, so that no habit of the loop is always hit or always missed. Under load some 40 a second are timed;
-half of it doubles what the watch costs, below one per cent of a tick with one packet."""
+"""Ticks per timed one. A prime, so that no habit of the loop is always hit or always missed. Under a bulk transfer
+some ten a second are timed; half of it doubles what the watch costs, below one per cent of a tick with one packet."""
 
 
 @dataclass(slots=True)

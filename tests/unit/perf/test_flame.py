@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from xml.etree import ElementTree
 
@@ -10,6 +12,7 @@ import pytest
 
 from perf.flame import MIN_SHARE, WIDTH, to_svg
 from perf.stacks import Stacks, fold, folded_text, kind_of, top
+from tests.harness.lab import ROOT
 
 SCRIPT = """\
 # captured on: Mon Nov 23 2026
@@ -132,3 +135,11 @@ def test_a_hundred_thousand_stacks_stay_a_small_file() -> None:
 def test_nothing_is_no_picture() -> None:
     with pytest.raises(ValueError, match="no samples"):
         to_svg(Counter(), "t")
+
+
+def test_by_hand_text_goes_in_and_a_picture_comes_out() -> None:
+    command = [sys.executable, "-m", "perf.flame"]
+    done = subprocess.run(command, input=SCRIPT, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "tun reader: 33.33 %" in boxes(done.stdout)
+    done = subprocess.run(command, input="nothing", cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "This is not what perf script prints.\n")
