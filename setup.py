@@ -111,6 +111,7 @@ class BuildExt(build_ext):
                 depends=ext.depends,
             )
         ext.extra_objects = [*ext.extra_objects, *objects]
+        ext.depends = [*ext.depends, *isa]  # or a change of nothing but these would not be linked
         super().build_extension(ext)
 
 
