@@ -1,5 +1,7 @@
 /* What tests/kernels/aead_library.py needs of C beside the AEAD itself. */
 #include "fz_aead.h"
+#include "fz_poly1305.h"
+#include "fz_wide.h"
 
 enum { DEPTH = 64 * 1024 }; /* bytes of stack that are looked at: more than any implementation uses */
 
@@ -35,4 +37,8 @@ void fz_leftovers(fz_aead_job *jobs, size_t n_jobs, int way, const uint64_t *sec
   else if (way == 1) fz_aead_seal(jobs, n_jobs);
   else fz_aead_open(jobs, n_jobs);
   search(secrets, n, found);
+}
+
+void fz_mac_portable(const message *messages, uint32_t n) {
+  for (const message *m = messages; m < messages + n; m++) fz_poly1305_aead(m->key, m->text, m->length, m->tag);
 }

@@ -20,6 +20,9 @@ ISA = {
     "fz_aead_avx2.c": ["-mavx2"],
     "fz_aead_avx512.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512ifma"],
 }
+ISA |= {f"tests/fz_mac_{level}.c": ISA[f"fz_aead_{level}.c"] for level in ("avx2", "avx512")}
+MAC_GROUP = 16
+"""The messages that one call of `mac` takes."""
 FLAGS = ["-std=gnu11", "-O3", "-g1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-fPIC"]
 COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -37,6 +40,12 @@ class Job(ctypes.Structure):
         ("length", ctypes.c_uint32),
         ("ok", ctypes.c_uint32),
     )
+
+
+class Message(ctypes.Structure):
+    """message of fz_wide.h."""
+
+    _fields_ = (("text", ctypes.c_char_p), ("key", ctypes.c_char_p), ("tag", ctypes.c_void_p), ("length", ctypes.c_uint32))
 
 
 class Packet:
@@ -81,7 +90,8 @@ class Library:
         objects = []
         for source in SOURCES + [CSRC / name for name in ISA if IS_X86]:
             objects.append(str(folder / f"{source.stem}.o"))
-            subprocess.run([*common, *ISA.get(source.name, ()), "-c", str(source), "-o", objects[-1]], check=True)
+            flags = ISA.get(str(source.relative_to(CSRC)), [])
+            subprocess.run([*common, *flags, "-c", str(source), "-o", objects[-1]], check=True)
         subprocess.run([COMPILER, "-shared", *objects, "-o", str(path)], check=True)
         self._c = ctypes.CDLL(str(path))
         self._c.fz_aead_open.restype = ctypes.c_size_t
@@ -101,6 +111,14 @@ class Library:
         count = self._c.fz_aead_open(jobs, ctypes.c_size_t(len(packets)))
         assert count == sum(job.ok for job in jobs)
         return [bool(job.ok) for job in jobs]
+
+    def mac(self, level: str, keys: Sequence[bytes], texts: Sequence[bytes]) -> list[bytes]:
+        """The tags of up to MAC_GROUP texts, each padded and followed by its lengths, under one-time keys of 32 bytes."""
+        tags = [ctypes.create_string_buffer(TAG_SIZE) for _ in texts]
+        rows = zip(texts, keys, tags, strict=True)
+        messages = (Message * len(texts))(*(Message(text, key, ctypes.addressof(tag), len(text)) for text, key, tag in rows))
+        self._c[f"fz_mac_{level}"](messages, ctypes.c_uint32(len(texts)))
+        return [tag.raw for tag in tags]
 
     def leftovers(self, packets: Sequence[Packet], is_seal: bool, secrets: bytes, *, leaves_them: bool = False) -> list[int]:
         """Returns which 8-byte pieces of `secrets` stand on the dead stack after packets were sealed or opened.

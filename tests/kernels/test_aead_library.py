@@ -117,6 +117,63 @@ def test_wycheproof_without_associated_data(library: Library, copies: int) -> No
             assert all(packet.out == vector.sealed for packet in refused), vector.number
 
 
+# ---- Poly1305 at its edges ----
+
+R_MAX = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+RS = [0, 1, 2, 4, R_MAX, R_MAX - 1, R_MAX & ~0xFFFFFFFF, 0x0FFFFFFC << 96, 0xFFFFFFF, 0x0FFFFFFC0FFFFFFC << 64, (1 << 44) - 1]
+PADS = [0, 1, (1 << 128) - 1, (1 << 64) - 1, 1 << 127]
+
+
+def texts_at_the_prime(length: int) -> list[bytes]:
+    """Texts that under r = 1 sum to about 2^130 - 5: with four blocks each 2^128 and something, the sum of the rest decides."""
+    blocks = length // 16
+    lengths_block = 1 << 128 | length << 64
+    found = []
+    for over in range(-8, 9):
+        for multiple in range(1, 2 + blocks):
+            rest = (multiple << 130) - 5 * multiple + over - lengths_block - (blocks << 128)
+            if 0 <= rest < blocks << 128:
+                each, last = min(rest // max(blocks, 1), (1 << 128) - 1), rest
+                numbers = [each] * (blocks - 1)
+                last -= each * (blocks - 1)
+                if last < 1 << 128:
+                    found.append(b"".join(number.to_bytes(16, "little") for number in [*numbers, last]))
+    return found
+
+
+def mac_cases() -> list[tuple[bytes, bytes]]:
+    """One-time keys and texts: extreme in every limb, next to the prime, and of many lengths."""
+    rng = random.Random(4)
+    texts = [byte * length for byte in (b"\xff", b"\x00", b"\xfb") for length in (0, 1, 15, 16, 17, 48, 64, 112, 128, 250, 700)]
+    texts += [rng.randbytes(length) for length in range(0, 400, 7)]
+    cases = [(r, text) for r in RS for text in texts]
+    cases += [(1, text) for blocks in (3, 4, 7, 8, 16, 33) for text in texts_at_the_prime(16 * blocks)]
+    rng.shuffle(cases)
+    return [(r.to_bytes(16, "little") + rng.choice(PADS).to_bytes(16, "little"), text) for r, text in cases]
+
+
+def test_texts_at_the_prime_are_there() -> None:
+    def sum_of(text: bytes) -> int:
+        blocks = [*(text[at : at + 16] for at in range(0, len(text), 16)), struct.pack("<QQ", 0, len(text))]
+        return sum(int.from_bytes(block + b"\x01", "little") for block in blocks) % twin.PRIME
+
+    sums = {sum_of(text) for blocks in (3, 4, 7, 8, 16, 33) for text in texts_at_the_prime(16 * blocks)}
+    assert {*range(9), *range(twin.PRIME - 8, twin.PRIME)} <= sums
+
+
+@pytest.mark.parametrize("together", [1, 2, 5, 8, 16])
+@pytest.mark.parametrize("level", ["portable", "avx2", "avx512"])
+def test_poly1305_agrees_with_plain_python_at_its_edges(aead_library: Library, level: str, together: int) -> None:
+    if level != "portable" and not aead.cpu_features() & CpuFeatures[level.upper()]:
+        pytest.skip("machine lacks these instructions")
+    cases = mac_cases()
+    for at in range(0, len(cases), together):
+        keys, texts = zip(*cases[at : at + together], strict=True)
+        padded = [text + bytes(-len(text) % 16) + struct.pack("<QQ", 0, len(text)) for text in texts]
+        expected = [twin.poly1305(key, text) for key, text in zip(keys, padded, strict=True)]
+        assert aead_library.mac(level, keys, texts) == expected
+
+
 # ---- other buffers ----
 
 
