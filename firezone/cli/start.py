@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,6 +46,8 @@ def start_logging(
 
 def run_program(main: Coroutine[Any, Any, None], *, prefix: str) -> None:
     """Runs a program's coroutine on uvloop. Errors that a user can do something about end it with one line and status 1."""
+    # Who asks for counters before the program can answer, or asks one that does not know them, must not end it.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     import uvloop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -286,3 +286,13 @@ def test_help_starts_fast_and_loads_nothing_heavy(program: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert result.stdout.strip() == "[]"
     assert time.monotonic() - begin < 5
+
+
+def test_asking_for_counters_ends_no_program_that_cannot_answer_yet() -> None:
+    program = (
+        "import os, signal\nfrom firezone.cli.start import run_program\n"
+        "async def main() -> None:\n    os.kill(os.getpid(), signal.SIGUSR2)\n    print('still here')\n"
+        "run_program(main(), prefix='')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
