@@ -303,11 +303,11 @@ import hashlib, socket, sys
 server = socket.create_server((sys.argv[1], 5000), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 print("listening", flush=True)
 data = server.accept()[0].makefile("rb").read()
-print("intact" if len(data) == 3_000_032 and hashlib.sha256(data[32:]).digest() == data[:32] else "damaged", flush=True)
+print("intact" if len(data) == 12_000_032 and hashlib.sha256(data[32:]).digest() == data[:32] else "damaged", flush=True)
 """
 TCP_SOURCE = """
 import hashlib, os, socket, sys
-data = os.urandom(3_000_000)
+data = os.urandom(12_000_000)
 with socket.create_connection((sys.argv[1], 5000), 10) as connection:
     connection.sendall(hashlib.sha256(data).digest() + data)
 """
